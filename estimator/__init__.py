@@ -1,0 +1,56 @@
+"""Train a PyTorch net with `Estimator(net, loss, metrics).fit(train, val, epochs)`."""
+
+try:
+    import estimator.handlers as _handlers  # noqa: F401  # proves that the package is installed
+except ModuleNotFoundError as error:
+    if error.name != "estimator.handlers":
+        raise
+    raise ImportError(
+        "estimator is not installed: its handlers lie in a folder of their own, which only an "
+        "installation maps to estimator.handlers. In the checkout, run: pip install -e ."
+    ) from error
+
+from estimator.data import with_uids
+from estimator.estimator import Estimator, Handle
+from estimator.handlers.base import (
+    ArgumentError,
+    ArgumentTypeError,
+    DataError,
+    EstimatorError,
+    FolderError,
+    HandlerError,
+    MissingExtraError,
+    MonitorError,
+)
+from estimator.history import History
+from estimator.loss import Criterion
+from estimator.lr_finder import LRFinderResult
+from estimator.metrics import Metric
+from estimator.processor import BatchProcessor
+from estimator.runtime import Runtime
+from estimator.stats import Best, TrainStats
+from estimator.trainer import BoundTrainer, Trainer
+
+__all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
+    "BatchProcessor",
+    "Best",
+    "BoundTrainer",
+    "Criterion",
+    "DataError",
+    "Estimator",
+    "EstimatorError",
+    "FolderError",
+    "Handle",
+    "HandlerError",
+    "History",
+    "LRFinderResult",
+    "Metric",
+    "MissingExtraError",
+    "MonitorError",
+    "Runtime",
+    "TrainStats",
+    "Trainer",
+    "with_uids",
+]

@@ -1,0 +1,72 @@
+"""Gradients of groups of batches: exactly those of the mean over all items of the group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from estimator.handlers.base import ArgumentError
+from estimator.loss import Count
+
+
+class Accumulation:
+    """Weighs the batches of a group so that their gradients add up to the group's.
+
+    A group's mean loss is the sum over its batches of n_i * loss_i, over the sum of all n_i. How
+    many there will be is not known before the group's last batch, so each loss is weighed by
+    n_i / n_1, and the finished gradient divided by the sum of all n_i / n_1. A group of equal
+    batches is then a plain sum divided by their number, and no weight overflows in fp16.
+
+    Args:
+        size: Batches a group.
+
+    Raises:
+        ArgumentError: `size` is not a whole number from 1 up.
+    """
+
+    __slots__ = ("_first", "_total", "filled", "is_sum", "size")
+
+    def __init__(self, size: int, *, is_sum: bool = False) -> None:
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ArgumentError(
+                f"fit(accumulate=...) must be a whole number of batches from 1 up; received "
+                f"{size!r}."
+            )
+        self.size = size
+        self.is_sum = is_sum
+        self.filled = 0
+        self._first: int = 1
+        self._total: Count = 0
+
+    def weigh(self, loss: torch.Tensor, count: Count, samples: int) -> torch.Tensor:
+        """Takes a batch into the group; the result is what to differentiate.
+
+        Args:
+            loss: The batch's mean loss.
+            count: Items it is the mean of.
+            samples: Samples of the batch; those of the first batch are the unit of all weights.
+        """
+        self.filled += 1
+        if self.size == 1 or self.is_sum:
+            return loss
+        if self.filled == 1:
+            self._first, self._total = max(samples, 1), 0
+        self._total = self._total + count
+        if isinstance(count, int):
+            return loss if count == self._first else loss * (count / self._first)
+        return loss * (count / self._first)
+
+    def full(self, is_last: bool) -> bool:
+        """Whether the group is complete, by its size or by the end of the epoch."""
+        return self.filled >= self.size or is_last
+
+    def finish(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Turns the gathered gradients into those of the group's mean, and opens the next group."""
+        if self.size > 1 and not self.is_sum:
+            total = self._total / self._first
+            if isinstance(total, torch.Tensor) or total != 1.0:
+                for p in parameters:
+                    if p.grad is not None:
+                        p.grad.div_(total)
+        self.filled = 0

@@ -1,0 +1,250 @@
+"""From a list of handlers to the calls that each event makes."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from estimator.handlers.base import EVENTS, EventHandler, HandlerError, nearest
+
+if TYPE_CHECKING:
+    from estimator.stats import TrainStats
+
+Hook = Callable[["TrainStats"], Any]
+
+_SYNONYMS = {
+    "begin": "begin begins start starts started before",
+    "end": "end ends ended finish finished complete completed done stop stopped after",
+    "train": "train training fit run",
+    "validation": "validation validate val valid eval evaluation test",
+    "batch": "batch step iteration iter minibatch",
+    "epoch": "epoch epochs",
+    "error": "error exception",
+}
+_WORDS = {word: root for root, words in _SYNONYMS.items() for word in words.split()}
+_EVENT_BY_WORDS = {frozenset(event.split("_")): event for event in EVENTS}
+# Helpers with these names are common and mean something else than an event.
+_PLAIN = frozenset({"error", "forward_end", "backward_end"})
+
+
+class FunctionHandler(EventHandler):
+    """A function marked with `on`, as a handler."""
+
+    def __init__(self, function: Callable[[TrainStats], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def __repr__(self) -> str:
+        return str(getattr(self.function, "__name__", repr(self.function)))
+
+
+def as_handler(candidate: Any) -> EventHandler:
+    """Returns the handler that an object is or makes.
+
+    Raises:
+        HandlerError: A class in place of an object, a function without `on`, an object that is
+            no handler, or a handler with a method that looks like a misspelt event.
+    """
+    if inspect.isclass(candidate) and issubclass(candidate, EventHandler):
+        raise HandlerError(
+            f"handlers must be objects; received the class {candidate.__name__}. Call it: "
+            f"{candidate.__name__}(...)."
+        )
+    if isinstance(candidate, EventHandler):
+        _check_spelling(type(candidate))
+        return candidate
+    if getattr(candidate, "estimator_events", None):
+        return FunctionHandler(candidate)
+    if callable(candidate):
+        raise HandlerError(
+            f"a function becomes a handler by naming its event; received {candidate!r}. "
+            'Decorate it: @on("batch_end", every=100).'
+        )
+    raise HandlerError(
+        f"handlers must derive from EventHandler or be functions marked with @on; received "
+        f"{candidate!r}."
+    )
+
+
+def _check_spelling(kind: type[EventHandler]) -> None:
+    for name in dir(kind):
+        if name.startswith("_") or hasattr(EventHandler, name):
+            continue
+        method = getattr(kind, name)
+        if not callable(method) or getattr(method, "estimator_events", ()):
+            continue
+        event = _meant(name)
+        if event is not None:
+            raise HandlerError(
+                f"{kind.__name__}.{name} looks like a misspelt event and would never be called. "
+                f"Rename it to {event}, or begin its name with an underscore. "
+                f"{nearest(name, EVENTS)}"
+            )
+
+
+def _meant(name: str) -> str | None:
+    """The event that a method's name was meant to be; None if it looks like none."""
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    words = [word for word in snake.split("_") if word != "on"]
+    event = _EVENT_BY_WORDS.get(frozenset(_WORDS.get(word, word) for word in words))
+    if event is not None and event not in _PLAIN:
+        return event
+    close = difflib.get_close_matches(snake.removeprefix("on_"), EVENTS, n=1, cutoff=0.85)
+    return close[0] if close else None
+
+
+class Dispatch:
+    """The handlers of a run in order, and for each event a tuple of the calls to make.
+
+    Built once a run: an event that no handler overrides is an empty tuple.
+
+    Args:
+        handlers: In the order of the user's list; bands come first.
+
+    Raises:
+        HandlerError: The same object is there twice.
+    """
+
+    train_end: tuple[Hook, ...]
+    epoch_end: tuple[Hook, ...]
+    validation_end: tuple[Hook, ...]
+    batch_begin: tuple[Hook, ...]
+    forward_end: tuple[Hook, ...]
+    backward_end: tuple[Hook, ...]
+    batch_end: tuple[Hook, ...]
+    validation_batch_end: tuple[Hook, ...]
+    error: tuple[Hook, ...]
+
+    def __init__(self, handlers: Iterable[EventHandler]) -> None:
+        self.handlers: list[EventHandler] = []
+        self._waiting: list[EventHandler] = []
+        self._calls: dict[int, dict[str, list[Hook]]] = {}
+        for handler in handlers:
+            self._insert(handler)
+
+    def _insert(self, handler: EventHandler) -> None:
+        if any(handler is other for other in self.handlers):
+            raise HandlerError(
+                f"each handler may be given once; received {handler!r} twice. Make a second "
+                "object."
+            )
+        self.handlers.append(handler)
+        self.handlers.sort(key=lambda handler: handler.band)
+
+    def bind(self, stats: TrainStats) -> None:
+        """Makes the tuples; schedules count from where the run stands."""
+        self.stats = stats
+        self._calls = {id(h): self._calls_of(h) for h in self.handlers}
+        self._assemble()
+
+    def _calls_of(self, handler: EventHandler) -> dict[str, list[Hook]]:
+        return {event: list(_hooks(handler, event, self.stats)) for event in EVENTS}
+
+    def _assemble(self) -> None:
+        for event in EVENTS:
+            hooks = [hook for h in self.handlers for hook in self._calls[id(h)][event]]
+            setattr(self, event, tuple(hooks))
+
+    def join_later(self, handler: EventHandler) -> None:
+        """Lets a handler in at the next epoch, so that it gets a begin for each end."""
+        self._waiting.append(handler)
+
+    def admit(self) -> None:
+        """Lets the waiting handlers in."""
+        for handler in self._waiting:
+            self._insert(handler)
+            self._calls[id(handler)] = self._calls_of(handler)
+            self._assemble()
+            for hook in self._calls[id(handler)]["train_begin"]:
+                hook(self.stats)
+        self._waiting.clear()
+
+    def drop(self, handler: EventHandler) -> None:
+        """Takes a handler out of a run that is going on; it gets its `train_end`."""
+        if any(handler is other for other in self._waiting):
+            self._waiting = [h for h in self._waiting if h is not handler]
+            return
+        self.handlers = [h for h in self.handlers if h is not handler]
+        calls = self._calls.pop(id(handler), {})
+        self._assemble()
+        self.end(calls.get("train_end", ()))
+
+    def needs(self, what: str) -> bool:
+        """Whether a handler declares a need."""
+        return any(what in handler.needs for handler in self.handlers)
+
+    def named(self) -> dict[str, EventHandler]:
+        """The handlers by unique name: class name, with #1, #2 for the next of a kind."""
+        named: dict[str, EventHandler] = {}
+        for handler in self.handlers:
+            kind = type(handler).__name__
+            same = sum(1 for name in named if name.partition("#")[0] == kind)
+            named[f"{kind}#{same}" if same else kind] = handler
+        return named
+
+    def begin(self, event: str) -> None:
+        """Fires an event."""
+        for hook in getattr(self, event):
+            hook(self.stats)
+
+    def end(self, hooks: Iterable[Hook]) -> None:
+        """Fires the end of a level; all its handlers get it even when one of them raises."""
+        pending = iter(hooks)
+        try:
+            for hook in pending:
+                hook(self.stats)
+        except BaseException as error:
+            self.fail(error)
+            self._unwind(pending, error)
+            raise
+
+    def fail(self, error: BaseException, end: str | None = None) -> None:
+        """Tells the handlers of an exception on its way, then closes a level.
+
+        Args:
+            error: The exception; only the first of a run fires `error`.
+            end: The end event of the level that it leaves.
+        """
+        if self.stats.error is None:
+            self.stats.error = error
+            self._unwind(iter(self.error), error)
+        if end is not None:
+            self._unwind(iter(getattr(self, end)), error)
+
+    def _unwind(self, hooks: Iterator[Hook], error: BaseException) -> None:
+        for hook in hooks:
+            try:
+                hook(self.stats)
+            except BaseException as second:
+                # The first exception is the one to see; a second one must not hide it.
+                error.add_note(f"While it passed, {hook!r} raised {second!r}.")
+
+
+def _hooks(handler: EventHandler, event: str, stats: TrainStats) -> Iterator[Hook]:
+    if isinstance(handler, FunctionHandler):
+        sources: list[Any] = [handler.function]
+    else:
+        kind = type(handler)
+        marked = (getattr(kind, name, None) for name in dir(kind) if not name.startswith("__"))
+        names = [m.__name__ for m in marked if getattr(m, "estimator_events", ())]
+        sources = [getattr(handler, name) for name in names]
+        method = getattr(handler, event)
+        overridden = getattr(kind, event) is not getattr(EventHandler, event)
+        if (overridden and event not in names) or event in vars(handler):
+            yield method
+    for source in sources:
+        for marked_event, schedule in source.estimator_events:
+            if marked_event == event:
+                yield source if schedule is None else _scheduled(source, schedule.clock(stats))
+
+
+def _scheduled(hook: Hook, clock: Any) -> Hook:
+    def when_due(stats: TrainStats) -> None:
+        if clock.due(stats):
+            hook(stats)
+
+    when_due.__qualname__ = f"{getattr(hook, '__qualname__', hook)}, {clock.every}"
+    return when_due

@@ -1,0 +1,359 @@
+"""`Estimator`: a net, its loss and its metrics, with `fit`, `evaluate` and `predict`."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from estimator import loop
+from estimator.dispatch import Dispatch, as_handler
+from estimator.fitting import FitOptions, build_run, evaluation_run
+from estimator.handlers.base import ArgumentError, ArgumentTypeError, EventHandler, Every
+from estimator.handlers.logging import LoggingHandler
+from estimator.handlers.metric import MetricHandler
+from estimator.handlers.progress import ProgressHandler
+from estimator.interrupt import interruptible
+from estimator.loss import Criterion
+from estimator.lr_finder import LRFinderResult, find_lr
+from estimator.metrics import MetricSet
+from estimator.plan import write_plan
+from estimator.plots import plot_losses
+from estimator.processor import BatchProcessor, check_target_keys
+from estimator.runtime import Precision
+from estimator.snapshot import read_weights, write_weights
+from estimator.stats import TrainStats
+from estimator.structure import concatenate
+from estimator.trainer import BoundTrainer, Trainer, TrainerSpec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HandlerLike = EventHandler | Callable[[TrainStats], Any]
+
+
+class Handle:
+    """Takes a handler away again: call `remove`, or use it in a `with` statement."""
+
+    def __init__(self, estimator: Estimator, handler: EventHandler) -> None:
+        self._estimator = estimator
+        self.handler = handler
+
+    def remove(self) -> None:
+        """Takes the handler away; a second call does nothing."""
+        self._estimator._remove(self.handler)
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+
+class Estimator:
+    """Trains a net, evaluates it and predicts with it.
+
+    Args:
+        net: Any module.
+        loss: A callable `(outputs, targets)`, or several in a dict
+            (`name -> callable` or `name -> (callable, weight)`, paired with the same keys of
+            outputs and targets) or in a list (paired by position). None for nets that are only
+            asked to predict, or whose `processor` computes the loss.
+        metrics: The same three forms. One metric is a name ("accuracy", "top5_accuracy", "mae",
+            "mse", "rmse", "f1", "perplexity", "auroc"), a function `(outputs, targets)`, a
+            `Metric` or a torchmetrics object.
+        targets: Which keys of a dictionary batch go to the loss; the rest goes to the net.
+        processor: What splits batches, runs the net and takes the loss, where the default does
+            not do.
+
+    Raises:
+        ArgumentError: An unknown metric name, or `targets` that are not keys.
+        ArgumentTypeError: An argument of the wrong kind, such as a class in place of an object.
+
+    Example:
+        >>> x = torch.randn(64, 4)
+        >>> est = Estimator(nn.Linear(4, 2), nn.CrossEntropyLoss(), ["accuracy"])
+        >>> stats = est.fit((x, (x[:, 0] > 0).long()), epochs=2, trainers=Trainer("adam", lr=0.1),
+        ...                 device="cpu", progress=False)
+        >>> stats.epoch, sorted(est.evaluate((x, (x[:, 0] > 0).long())))
+        (2, ['accuracy', 'loss'])
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: Any = None,
+        metrics: Any = None,
+        *,
+        targets: str | list[str] | None = None,
+        processor: BatchProcessor | None = None,
+    ) -> None:
+        if not isinstance(net, nn.Module):
+            raise ArgumentTypeError(
+                f"Estimator(net=...) must be a torch.nn.Module object; received {net!r}."
+            )
+        if processor is not None and not isinstance(processor, BatchProcessor):
+            raise ArgumentTypeError(
+                "Estimator(processor=...) must be a BatchProcessor object; received "
+                f"{processor!r}. Derive from BatchProcessor and pass an instance."
+            )
+        self.net = net
+        self.loss = loss
+        criterion = None if loss is None else Criterion(loss)
+        by_position = criterion is not None and criterion.by_position
+        self.metrics = MetricSet(metrics, by_position=by_position)
+        processor = BatchProcessor() if processor is None else processor
+        self.processor = processor.bound(net, criterion, check_target_keys(targets))
+        self.train_stats: TrainStats | None = None
+        self._handlers: list[EventHandler] = []
+        self._trainers: dict[str, tuple[Trainer, BoundTrainer]] = {}
+        self._hooks: Dispatch | None = None
+        self._fitting = False
+
+    def fit(
+        self,
+        train: Any,
+        val: Any = None,
+        epochs: int | None = None,
+        trainers: TrainerSpec | Iterable[TrainerSpec] | Mapping[str, TrainerSpec] | None = None,
+        device: str | torch.device | None = None,
+        *,
+        iterations: int | None = None,
+        handlers: HandlerLike | Iterable[HandlerLike] | None = None,
+        validate: Every | None = None,
+        accumulate: int = 1,
+        batch_size: int = 32,
+        precision: Precision | None = None,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> TrainStats:
+        """Trains the net.
+
+        A second `fit` has new counters and a new history; without `trainers` it goes on with the
+        optimizers and schedulers of the first.
+
+        Args:
+            train: A DataLoader, any iterable of batches (one-shot streams with `iterations`), a
+                Dataset, or arrays `(x, y)`. A batch is a tuple or list whose last item is the
+                target, or a dict.
+            val: The same forms, or a fraction of a `train` that has a length.
+            epochs: Epochs to train; neither this nor `iterations` means one epoch.
+            trainers: A `Trainer`, an optimizer by name, class or instance, or a list or dict of
+                these with disjoint parameters. Default: SGD with a rate of 0.001.
+            device: Where to train; None takes the accelerator if there is one, else the CPU.
+            iterations: Optimizer steps to train, in place of epochs.
+            handlers: Handlers of this fit alone, after those of `add`.
+            validate: When to validate; None is after each epoch. The end of a run that reached
+                its target is validated in any case.
+            accumulate: Batches for one optimizer step.
+            batch_size: Samples a batch, for arrays and Datasets.
+            precision: "fp32" (default), "bf16" or "fp16".
+            seed: Of Python, NumPy and torch; None leaves their streams alone, so that `fit`
+                equals a plain loop after the same `torch.manual_seed`.
+            progress: Whether a bar (or, without a terminal, a line an epoch) shows the run, and
+                notices may go to stderr.
+
+        Returns:
+            The state of the finished run, with its history.
+
+        Raises:
+            ArgumentError: An argument breaks its rule, or a folder cannot be written.
+            DataError: Batches, net, loss and metrics do not fit together, found on a first batch
+                before anything is trained.
+            MonitorError: A handler or scheduler follows a value that cannot appear.
+        """
+        if seed is not None:
+            seed_everything(seed)
+        options = FitOptions(
+            epochs, iterations, device, validate, accumulate, batch_size, precision, seed, progress
+        )
+        run = build_run(self, train, val, options, trainers, self._run_handlers(handlers, progress))
+        self.train_stats, self._hooks = run.stats, run.hooks
+        modes = [(module, module.training) for module in self.net.modules()]
+        self._fitting = True
+        try:
+            with interruptible(run.stats):
+                loop.train(run)
+        finally:
+            self._fitting = False
+            run.stats.capture_with(None)
+            for module, mode in modes:
+                module.training = mode
+        return run.stats
+
+    def evaluate(
+        self, data: Any, *, handlers: HandlerLike | Iterable[HandlerLike] | None = None,
+        batch_size: int = 32,
+    ) -> dict[str, float]:  # fmt: skip
+        """The loss and the metrics over a data set.
+
+        Args:
+            data: The forms that `fit` takes.
+            handlers: Handlers of this pass, after those of `add`; validation events fire.
+            batch_size: Samples a batch, for arrays and Datasets.
+
+        Returns:
+            Values by name, such as `{"loss": 0.31, "accuracy": 0.91}`.
+        """
+        if not self.processor.has_loss and not self.metrics.names:
+            raise ArgumentError(
+                "evaluate needs something to measure; this Estimator has loss=None and "
+                "metrics=None. Give it one of them."
+            )
+        run, source = evaluation_run(self, data, "evaluate", self._chosen(handlers), batch_size)
+        loop.evaluate(run, source, "evaluate")
+        return run.stats.val
+
+    def predict(
+        self, data: Any, *, handlers: HandlerLike | Iterable[HandlerLike] | None = None,
+        batch_size: int = 32,
+    ) -> Any:  # fmt: skip
+        """The net's outputs for a whole data set, in order, on the CPU.
+
+        Args:
+            data: The forms that `fit` takes, with or without targets; a single array is inputs.
+            handlers: Handlers of this pass, after those of `add`; validation events fire.
+            batch_size: Samples a batch, for arrays and Datasets.
+
+        Returns:
+            The structure of one batch's outputs (tensor, tuple or dict), over all samples.
+        """
+        run, source = evaluation_run(self, data, "predict", self._chosen(handlers), batch_size)
+        collected: list[Any] = []
+        run.collected = collected
+        loop.evaluate(run, source, "predict")
+        if not collected:
+            raise source.empty()
+        return concatenate(collected)
+
+    def add(self, handler: HandlerLike) -> Handle:
+        """Attaches a handler to every following `fit`, `evaluate` and `predict`.
+
+        Added while a fit is going on, it joins at the next epoch.
+
+        Args:
+            handler: A handler object, or a function marked with `on`.
+
+        Returns:
+            A handle with `remove`, usable in a `with` statement.
+        """
+        added = as_handler(handler)
+        self._handlers.append(added)
+        if self._fitting:
+            assert self._hooks is not None
+            self._hooks.join_later(added)
+        return Handle(self, added)
+
+    def _remove(self, handler: EventHandler) -> None:
+        if not any(handler is other for other in self._handlers):
+            return
+        self._handlers = [other for other in self._handlers if other is not handler]
+        if self._fitting:
+            assert self._hooks is not None
+            self._hooks.drop(handler)
+
+    def _chosen(self, handlers: HandlerLike | Iterable[HandlerLike] | None) -> list[EventHandler]:
+        if handlers is None:
+            given: list[Any] = []
+        elif isinstance(handlers, Iterable):
+            given = list(handlers)
+        else:
+            given = [handlers]
+        chosen = [*self._handlers, *map(as_handler, given)]
+        if not any(isinstance(handler, MetricHandler) for handler in chosen):
+            chosen.insert(0, MetricHandler())
+        return chosen
+
+    def _run_handlers(
+        self, handlers: HandlerLike | Iterable[HandlerLike] | None, progress: bool
+    ) -> list[EventHandler]:
+        chosen = self._chosen(handlers)
+        reporters = (LoggingHandler, ProgressHandler)
+        if progress and not any(isinstance(handler, reporters) for handler in chosen):
+            bar = ProgressHandler()
+            chosen.append(bar if bar.visible else LoggingHandler())
+        return chosen
+
+    def plan(self) -> str:
+        """The loop, with which handler runs where: of the last fit, or of the next by default.
+
+        Example:
+            >>> print(Estimator(nn.Linear(1, 1)).plan().splitlines()[1])
+              epoch_begin               MetricHandler
+        """
+        hooks = self._hooks
+        if hooks is None:
+            hooks = Dispatch(copy.copy(self._chosen(None)))
+            hooks.bind(TrainStats(self.net, torch.device("cpu")))
+        return write_plan(hooks)
+
+    def plot_loss_graph(self, ax: Axes | None = None) -> Figure:
+        """Draws training and validation loss over epochs.
+
+        Args:
+            ax: Where to draw; None makes a figure, which a notebook shows.
+
+        Raises:
+            ArgumentError: Nothing was trained yet.
+            MissingExtraError: matplotlib is not installed.
+        """
+        if self.train_stats is None or not len(self.train_stats.history):
+            raise ArgumentError("plot_loss_graph draws a history; there is none yet. Call fit().")
+        return plot_losses(self.train_stats.history, ax)
+
+    def find_lr(
+        self, train: Any, *, trainers: TrainerSpec | None = None, low: float = 1e-7,
+        high: float = 10.0, steps: int = 100, batch_size: int = 32,
+        device: str | torch.device | None = None,
+    ) -> LRFinderResult:  # fmt: skip
+        """Tries learning rates from low to high, one a step, and suggests one.
+
+        Weights, optimizer and random streams are afterwards as before (Smith, 2017,
+        "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186).
+
+        Args:
+            train: The forms that `fit` takes.
+            trainers: One trainer, whose rate is varied; default SGD.
+            low: First rate.
+            high: Last rate.
+            steps: How many rates; the sweep ends early where the loss diverges.
+            batch_size: Samples a batch, for arrays and Datasets.
+            device: Where to train.
+
+        Returns:
+            The rates and losses, with `.suggestion` and `.plot()`.
+        """
+        return find_lr(
+            self, train, trainers, bounds=(low, high), steps=steps, batch_size=batch_size,
+            device=device,
+        )  # fmt: skip
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the net's weights, under a temporary name first so that no half file is left."""
+        write_weights(self.net, path)
+
+    def load_weights(self, path: str | os.PathLike[str]) -> None:
+        """Reads weights that `save` or a `CheckpointHandler` wrote; never runs code from a file.
+
+        Raises:
+            DataError: The file holds no weights, or those of another net.
+        """
+        read_weights(self.net, path)
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(self.metrics.names)
+        return f"Estimator({type(self.net).__name__}, loss={self.loss!r}, metrics=[{metrics}])"
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds the global random streams of Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,241 @@
+"""From the arguments of `fit`, `evaluate` and `predict` to a `Run` that is ready to go."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from estimator.accumulation import Accumulation
+from estimator.checks import check_batch, initialise_lazy
+from estimator.data import Source, split_fraction
+from estimator.dispatch import Dispatch
+from estimator.handlers.base import ArgumentError, EventHandler, Every, check_every
+from estimator.history import History
+from estimator.loss import Losses
+from estimator.notices import notice
+from estimator.processor import BatchProcessor, positional_parameters
+from estimator.run import Run
+from estimator.runtime import Precision, Runtime, find_device
+from estimator.stats import TrainStats
+from estimator.trainer import Trainer, TrainerSpec, check_disjoint, named_trainers
+
+if TYPE_CHECKING:
+    from estimator.estimator import Estimator
+
+Trainers = TrainerSpec | Iterable[TrainerSpec] | Mapping[str, TrainerSpec] | None
+
+
+class FitOptions(NamedTuple):
+    """The plain arguments of `fit`."""
+
+    epochs: int | None
+    iterations: int | None
+    device: str | torch.device | None
+    validate: Every | None
+    accumulate: int
+    batch_size: int
+    precision: Precision | None
+    seed: int | None
+    progress: bool
+
+
+def build_run(
+    est: Estimator, train: Any, val: Any, options: FitOptions, trainers: Trainers,
+    handlers: list[EventHandler],
+) -> Run:  # fmt: skip
+    """Prepares a training: everything is checked, and nothing is trained.
+
+    Args:
+        est: Whose net is trained.
+        train: Training data as the user gave it.
+        val: Validation data, or a fraction of the training data.
+        options: The plain arguments.
+        trainers: As the user gave them; None goes on with those of the last fit.
+        handlers: All handlers of the run.
+    """
+    epochs, iterations = _targets(options)
+    if not est.processor.has_loss:
+        raise ArgumentError(
+            "Estimator(loss=...) is needed to train; received None. Pass a callable "
+            "(outputs, targets) such as torch.nn.CrossEntropyLoss(), or a processor with a loss."
+        )
+    hooks = Dispatch(handlers)
+    if isinstance(val, (int, float)):
+        train, val = split_fraction(train, float(val), options.seed)
+    run = _new_run(est, hooks, _device(options), options.precision)
+    uids = run.needs_uids
+    run.train_source = Source(
+        train, "fit(train=...)", batch_size=options.batch_size, shuffle=True, uids=uids
+    )
+    if val is not None:
+        run.val_source = Source(val, "fit(val=...)", batch_size=options.batch_size, uids=uids)
+        _check_passes(run.val_source, epochs, None)
+    _check_passes(run.train_source, epochs, iterations)
+    run.validate = check_every(options.validate, "fit(validate=...)", Every(epochs=1))
+    if options.validate is not None and val is None:
+        warnings.warn(
+            f"fit(validate={options.validate!r}) has no effect without validation data; received "
+            "val=None.", stacklevel=3,
+        )  # fmt: skip
+    run.accumulation = Accumulation(options.accumulate, is_sum=run.is_sum)
+    run.stats.epochs, run.stats.iterations = epochs, iterations
+    run.stats.batches, run.stats.val_data = run.train_source.batches, val
+    _first_batches(est, run, trainers, options)
+    run.begin()
+    return run
+
+
+def _new_run(
+    est: Estimator, hooks: Dispatch, device: torch.device, precision: Precision | None
+) -> Run:
+    runtime = Runtime(device, precision)
+    stats = TrainStats(est.net, device)
+    stats.runtime = runtime
+    criterion = est.processor.criterion
+    for module in criterion.modules() if criterion is not None else []:
+        module.to(device)
+    return Run(stats, hooks, processor=est.processor, runtime=runtime, metrics=est.metrics)
+
+
+def _targets(options: FitOptions) -> tuple[int | None, int | None]:
+    epochs, iterations = options.epochs, options.iterations
+    for name, target in (("epochs", epochs), ("iterations", iterations)):
+        whole = isinstance(target, int) and not isinstance(target, bool)
+        if target is not None and not (whole and target > 0):
+            raise ArgumentError(
+                f"fit({name}=...) must be a whole number from 1 up; received {target!r}."
+            )
+    if epochs is not None and iterations is not None:
+        raise ArgumentError(
+            "fit takes exactly one of epochs and iterations; received "
+            f"epochs={epochs} and iterations={iterations}. Leave one out."
+        )
+    if epochs is None and iterations is None:
+        notice("Neither epochs nor iterations given: training for one epoch.", show=options.progress)
+        epochs = 1
+    return epochs, iterations
+
+
+def _device(options: FitOptions) -> torch.device:
+    device = find_device(options.device)
+    if options.device is None:
+        notice(f"No device given: training on {device}.", show=options.progress)
+    return device
+
+
+def _check_passes(source: Source, epochs: int | None, iterations: int | None) -> None:
+    if source.one_shot and (epochs is None or epochs > 1) and iterations is None:
+        raise ArgumentError(
+            f"{source.argument} is an iterator, which can be gone through once; received it with "
+            f"{'epochs=' + str(epochs) if epochs else 'iterations='}. Pass iterations= for a "
+            "stream, or something that can be iterated again, such as a DataLoader or a list."
+        )
+
+
+def _first_batches(est: Estimator, run: Run, trainers: Trainers, options: FitOptions) -> None:
+    assert run.train_source is not None
+    run.runtime.prepare(run.net)
+    run.net.train()
+    batch = run.train_source.first()
+    initialise_lazy(run, batch)
+    _bind_trainers(est, run, trainers, options)
+    losses = check_batch(run, batch, training=True)
+    if run.val_source is not None:
+        batch = run.val_source.sample()
+        if batch is not None:
+            check_batch(run, batch, training=False)
+    _name_values(run, losses)
+
+
+def _bind_trainers(est: Estimator, run: Run, trainers: Trainers, options: FitOptions) -> None:
+    if trainers is None and not est._trainers:
+        notice("No trainers given: SGD with lr=0.001.", show=options.progress)
+        trainers = Trainer("sgd", lr=0.001)
+    if trainers is not None:
+        before = list(est._trainers.values())
+        est._trainers = {}
+        for name, spec in named_trainers(trainers).items():
+            known = [(s, b) for s, b in before if s is spec or s.optimizer is spec.optimizer is b.optimizer]
+            est._trainers[name] = known[0] if known else (spec, spec.bind(name, run.net))
+    bound = {name: trainer for name, (_, trainer) in est._trainers.items()}
+    left_out = check_disjoint(bound, run.net)
+    if left_out:
+        warnings.warn(
+            f"fit(trainers=...): {left_out} parameters of {type(run.net).__name__} with "
+            "requires_grad=True belong to no trainer and stay as they are. Freeze them with "
+            "requires_grad_(False), or give them a trainer.", stacklevel=5,
+        )  # fmt: skip
+    run.runtime.prepare(run.net, bound.values())
+    run.stats.trainers, run.trainers = bound, list(bound.values())
+    own = {id(p): p for p in run.net.parameters()}
+    own |= {id(p): p for trainer in run.trainers for p in trainer.params}
+    run.parameters = list(own.values())
+
+
+def _name_values(run: Run, losses: Losses) -> None:
+    """Declares which values can appear, for monitors and for the columns of the history."""
+    stats = run.stats
+    values: dict[str, bool | None] = {"loss": False}
+    values |= {name: False if name.endswith("_loss") else None for name in losses.parts}
+    values |= {name: run.train_metrics.higher_is_better(name) for name in run.train_metrics.names}
+    stats.monitors = {f"train_{name}": better for name, better in values.items()}
+    if run.val_source is not None:
+        stats.monitors |= {f"val_{name}": better for name, better in values.items()}
+    for handler in run.hooks.handlers:
+        stats.monitors |= dict(handler.provides)
+    stats.history = History(["epoch", "step", "time", *run.rates(), "complete", *stats.monitors])
+
+
+def evaluation_run(
+    est: Estimator, data: Any, phase: str, handlers: list[EventHandler], batch_size: int
+) -> tuple[Run, Source]:
+    """Prepares a pass without training, on the device where the net is.
+
+    Args:
+        est: Whose net runs.
+        data: As the user gave it.
+        phase: "evaluate" or "predict", for messages.
+        handlers: All handlers of the pass.
+        batch_size: Samples a batch, for arrays and Datasets.
+    """
+    hooks = Dispatch(handlers)
+    placed = next(iter(est.net.parameters()), torch.empty(0))
+    runtime = est.train_stats.runtime if est.train_stats is not None else None
+    precision = runtime.precision if runtime is not None else None
+    run = _new_run(est, hooks, placed.device, precision)
+    if phase == "predict":
+        run.processor = _Predicting(est.processor)
+    source = Source(data, f"{phase}(data=...)", batch_size=batch_size, uids=run.needs_uids)
+    run.begin()
+    return run, source
+
+
+class _Predicting(BatchProcessor):
+    """A processor for batches that may come without targets."""
+
+    def __init__(self, inner: BatchProcessor) -> None:
+        self.inner = inner
+        self.net, self.criterion, self.target_keys = inner.net, inner.criterion, inner.target_keys
+        own = {"split", "evaluate_split"}
+        self.custom = any(getattr(type(inner), n) is not getattr(BatchProcessor, n) for n in own)
+        self.positional = positional_parameters(inner.net)
+
+    def evaluate_split(self, batch: Any) -> tuple[Any, Any]:
+        if self.custom:
+            return self.inner.evaluate_split(batch)
+        if isinstance(batch, Mapping):
+            keys = self.inner.target_names(batch)
+            if all(key in batch for key in keys) and keys:
+                return self.inner.split(batch)
+            return self.inner.inputs_of(batch, keys), None
+        if not isinstance(batch, (tuple, list)):
+            return batch, None
+        if len(batch) == 1 or (len(batch) == self.positional and len(batch) > 1):
+            return (batch[0] if len(batch) == 1 else tuple(batch)), None
+        return self.inner.split(batch)
+
+    def evaluate_forward(self, inputs: Any) -> Any:
+        return self.inner.evaluate_forward(inputs)

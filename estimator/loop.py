@@ -1,0 +1,99 @@
+"""The loop, whole. What each line does is in `run.py`; which events it fires is seen here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from estimator.data import Source
+    from estimator.run import Run
+    from estimator.stats import Phase
+
+
+def train(run: Run) -> None:
+    """Trains until the targets are reached or someone stops the run."""
+    hooks = run.hooks
+    try:
+        hooks.begin("train_begin")
+        run.check_monitors()
+        while run.wants_more():
+            train_epoch(run)
+    except BaseException as error:
+        hooks.fail(error, "train_end")
+        raise
+    hooks.end(hooks.train_end)
+
+
+def train_epoch(run: Run) -> None:
+    """One pass over the training data, with the validations that fall into it."""
+    stats, hooks = run.stats, run.hooks
+    run.open_epoch()
+    try:
+        hooks.begin("epoch_begin")
+        for batch in run.train_batches():
+            train_batch(run, batch)
+            if run.validates_inside():
+                evaluate(run, run.val_source, "validation")
+                run.add_row(complete=False)
+            if stats.stops_in_batch or run.target_reached():
+                break
+        else:
+            if run.group_open():
+                optimize(run)
+        complete = run.close_training()
+        if run.validates_at_end(complete):
+            evaluate(run, run.val_source, "validation")
+        run.close_epoch(complete)
+    except BaseException as error:
+        run.cut_epoch()
+        hooks.fail(error, "epoch_end")
+        raise
+    hooks.end(hooks.epoch_end)
+
+
+def train_batch(run: Run, batch: Any) -> None:
+    """One batch: forward, loss, backward and, where its group is complete, the optimizer step."""
+    stats, hooks = run.stats, run.hooks
+    try:
+        run.open_batch(batch)
+        for hook in hooks.batch_begin:
+            hook(stats)
+        loss = run.forward()
+        for hook in hooks.forward_end:
+            hook(stats)
+        run.backward(loss)
+        if run.group_complete():
+            optimize(run)
+        run.count_batch()
+    except BaseException as error:
+        hooks.fail(error, "batch_end")
+        raise
+    hooks.end(hooks.batch_end)
+
+
+def optimize(run: Run) -> None:
+    """One optimizer step from the gradients of a complete group."""
+    run.finish_gradients()
+    for hook in run.hooks.backward_end:
+        hook(run.stats)
+    run.step()
+
+
+def evaluate(run: Run, source: Source, phase: Phase) -> None:
+    """One pass without gradients: a validation, an `evaluate` or a `predict`."""
+    stats, hooks = run.stats, run.hooks
+    with run.evaluating(phase):
+        try:
+            hooks.begin("validation_begin")
+            with torch.no_grad():
+                for batch in run.evaluation_batches(source):
+                    run.evaluate_batch(batch)
+                    for hook in hooks.validation_batch_end:
+                        hook(stats)
+            run.close_evaluation()
+        except BaseException as error:
+            hooks.fail(error, "validation_end")
+            raise
+        hooks.end(hooks.validation_end)

@@ -1,0 +1,58 @@
+"""Means of losses, kept as sums on the device."""
+
+from __future__ import annotations
+
+import torch
+
+from estimator.loss import Count, Losses
+
+
+class LossMeter:
+    """The mean of a loss and of its parts over batches, weighted by what each batch counts.
+
+    Args:
+        device: Where the sums are kept, in float64 where the device has it.
+    """
+
+    __slots__ = ("_parts", "_samples", "_total", "_weight", "device", "dtype")
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all batches."""
+        self._total = torch.zeros((), device=self.device, dtype=self.dtype)
+        self._weight: Count = 0
+        self._samples = 0
+        self._parts: dict[str, torch.Tensor] = {}
+
+    def add(self, losses: Losses, weight: Count, samples: int, *, is_sum: bool = False) -> None:
+        """Counts a batch.
+
+        Args:
+            losses: Detached losses of the batch.
+            weight: What the batch counts in the mean: items, or samples.
+            samples: Samples of the batch, which weigh the parts.
+            is_sum: Whether the loss is a sum over the batch and not a mean.
+        """
+        if isinstance(weight, torch.Tensor):
+            # A batch without items has a mean of 0/0, which must not spoil the others.
+            weighted = torch.where(weight > 0, losses.total * weight, 0)
+            self._total.add_(losses.total if is_sum else weighted)
+        else:
+            self._total.add_(losses.total, alpha=1 if is_sum else weight)
+        self._weight = self._weight + weight
+        self._samples += samples
+        for name, part in losses.parts.items():
+            if name not in self._parts:
+                self._parts[name] = torch.zeros_like(self._total)
+            self._parts[name].add_(part, alpha=samples)
+
+    def means(self) -> dict[str, torch.Tensor]:
+        """The mean loss, then its parts, as 0-d tensors; empty before the first batch."""
+        if not self._samples:
+            return {}
+        parts = {name: total / self._samples for name, total in self._parts.items()}
+        return {"loss": self._total / self._weight, **parts}

@@ -1,0 +1,377 @@
+"""`Run`: what one `fit` holds, and the small steps that the loop is written in."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from estimator.accumulation import Accumulation
+from estimator.data import Source
+from estimator.dispatch import Dispatch
+from estimator.handlers.base import DataError, Every
+from estimator.history import Value
+from estimator.loss import Losses, as_losses
+from estimator.meter import LossMeter
+from estimator.metrics import MetricSet
+from estimator.processor import UID, BatchProcessor, UidSample, describe
+from estimator.runtime import Runtime, detach, move
+from estimator.snapshot import capture
+from estimator.stats import Phase, TrainStats
+from estimator.trainer import BoundTrainer
+
+_END = object()
+_now = time.perf_counter
+
+
+class Run:
+    """The objects of one run, fixed before its first batch, and the steps of the loop.
+
+    Args:
+        stats: The shared state.
+        hooks: The handlers' calls.
+        processor: Bound to the net and its loss.
+        runtime: Device and precision.
+        metrics: The user's metrics; training and validation get a copy each.
+    """
+
+    def __init__(
+        self,
+        stats: TrainStats,
+        hooks: Dispatch,
+        *,
+        processor: BatchProcessor,
+        runtime: Runtime,
+        metrics: MetricSet,
+    ) -> None:
+        self.stats, self.hooks, self.processor, self.runtime = stats, hooks, processor, runtime
+        self.net: nn.Module = stats.net
+        self.train_metrics, self.val_metrics = metrics.copy(), metrics.copy()
+        self.meter, self.val_meter = LossMeter(runtime.device), LossMeter(runtime.device)
+        self.trainers: list[BoundTrainer] = []
+        self.parameters: list[torch.Tensor] = []
+        self.train_source: Source | None = None
+        self.val_source: Source | None = None
+        self.validate = Every(epochs=1)
+        self.accumulation = Accumulation(1)
+        self.collected: list[Any] | None = None
+        self.is_sum = processor.criterion is not None and processor.criterion.sums
+        self.per_sample = hooks.needs("sample_losses")
+        self.needs_uids = hooks.needs("uids")
+        self._losses = Losses(torch.zeros(()), {})
+        self._iterator: Iterator[Any] = iter(())
+        self._is_last = False
+        self._began = 0.0
+        self._validated_at: int | None = None
+        stats.metrics = self.train_metrics
+
+    def begin(self) -> None:
+        """Starts schedules and clocks, just before `train_begin`."""
+        self.hooks.bind(self.stats)
+        self._clock = self.validate.clock(self.stats)
+        self.stats.capture_with(lambda: capture(self))
+        self.stats.restart_clock()
+
+    def check_monitors(self) -> None:
+        """Checks the values that schedulers follow."""
+        for trainer in self.trainers:
+            if trainer.monitor is not None:
+                trainer.monitor.resolve(self.stats, "Trainer")
+
+    def wants_more(self) -> bool:
+        """Whether another epoch is to begin."""
+        stats, source = self.stats, self.train_source
+        assert source is not None
+        if stats.stopped is not None or self.target_reached():
+            return False
+        if source.one_shot and stats.batch_index is not None:
+            warnings.warn(
+                f"{source.argument} ended after {stats.step} of {stats.iterations} iterations: an "
+                "iterator can be gone through once. Pass something that can be iterated again.",
+                stacklevel=2,
+            )
+            return False
+        return True
+
+    def target_reached(self) -> bool:
+        """Whether this run has trained what it was asked to."""
+        stats = self.stats
+        if stats.iterations is not None:
+            return stats.step >= stats.iterations
+        assert stats.epochs is not None
+        return stats.epoch >= stats.epochs
+
+    def open_epoch(self) -> None:
+        """Forgets the sums of the last epoch."""
+        self.hooks.admit()
+        self.meter.reset()
+        self.accumulation.filled = 0
+        self.stats.train = {}
+
+    def train_batches(self) -> Iterator[Any]:
+        """The epoch's batches; knows which one is the last and measures the waiting."""
+        stats, source = self.stats, self.train_source
+        assert source is not None
+        began = _now()
+        self._iterator = iterator = source.epoch()
+        # Only a group of batches has to know its last one before it is there.
+        ahead = self.accumulation.size > 1 and source.batches is None
+        batch, index = next(iterator, _END), 0
+        while batch is not _END:
+            following = next(iterator, _END) if ahead else None
+            stats.fetch_seconds += _now() - began
+            stats.batch_index, index = index, index + 1
+            self._is_last = following is _END if ahead else index == source.batches
+            yield batch
+            began = _now()
+            batch = following if ahead else next(iterator, _END)
+        if index == 0:
+            raise source.empty()
+        if source.batches is not None and index < source.batches and _counts(source.data):
+            raise DataError(
+                f"{source.argument} must yield its {source.batches} batches; it ended after "
+                f"{index}. Check the dataset for code that raises StopIteration."
+            )
+        self._is_last = True
+
+    def open_batch(self, batch: Any) -> None:
+        """Brings a batch to the device and fills the batch fields."""
+        self._began = _now()
+        stats, processor = self.stats, self.processor
+        stats.uids = stats.outputs = stats.sample_losses = None
+        if type(batch) is UidSample:
+            batch, stats.uids = batch
+        elif isinstance(batch, dict):
+            stats.uids = batch.get(UID)
+        if self.needs_uids and stats.uids is None:
+            raise _no_uids(batch)
+        stats.batch = batch
+        split = processor.split if stats.phase == "train" else processor.evaluate_split
+        inputs, targets = split(batch)
+        stats.inputs = inputs = move(inputs, self.runtime.device)
+        stats.targets = targets = move(targets, self.runtime.device)
+        stats.batch_size = processor.size(inputs, targets)
+
+    def forward(self) -> torch.Tensor:
+        """Runs the net and the loss."""
+        stats, processor = self.stats, self.processor
+        with self.runtime.autocast:
+            outputs = stats.outputs = processor.forward(stats.inputs)
+            total, parts = as_losses(processor.loss(outputs, stats.targets), "the loss")
+        self._take_losses(total.detach(), parts)
+        return total
+
+    def _take_losses(self, total: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
+        stats = self.stats
+        if parts:
+            parts = {name: part.detach() for name, part in parts.items()}
+        self._losses = Losses(total, parts)
+        stats.loss, stats.losses = total, parts
+        if self.per_sample:
+            with torch.no_grad():
+                losses = self.processor.sample_losses(detach(stats.outputs), stats.targets)
+            stats.sample_losses = losses.detach().float()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds this batch's gradients to those of its group."""
+        stats, group = self.stats, self.accumulation
+        if group.filled == 0:
+            for parameter in self.parameters:
+                parameter.grad = None
+        assert stats.batch_size is not None
+        outputs = stats.outputs = detach(stats.outputs)
+        self._count = self.processor.count(outputs, stats.targets, stats.batch_size)
+        self.runtime.backward(group.weigh(loss, self._count, stats.batch_size))
+        stats.stepped = False
+
+    def group_complete(self) -> bool:
+        """Whether the optimizers are to step now."""
+        return self.accumulation.full(self._is_last)
+
+    def group_open(self) -> bool:
+        """Whether the data ended inside a group, which happens when its length was wrong."""
+        return self.accumulation.filled > 0
+
+    def finish_gradients(self) -> None:
+        """Makes the gradients complete and unscaled."""
+        self.runtime.unscale(self.trainers)
+        self.accumulation.finish(self.parameters)
+
+    def step(self) -> None:
+        """Clips, lets the optimizers step, and advances schedulers that count steps."""
+        for trainer in self.trainers:
+            trainer.clip()
+        if self.runtime.step(self.trainers):
+            for trainer in self.trainers:
+                trainer.after_step()
+            self.stats.stepped = True
+            self.stats.step += 1
+
+    def count_batch(self) -> None:
+        """Advances the counters."""
+        stats, samples = self.stats, self.stats.batch_size
+        assert samples is not None
+        stats.samples += samples
+        self.meter.add(self._losses, samples if self.is_sum else self._count, samples, is_sum=self.is_sum)
+        if self.val_source is not None:
+            stats.validation_due = self._validation_due()
+        stats.update_seconds += _now() - self._began
+
+    def _validation_due(self) -> bool:
+        stats = self.stats
+        if self.validate.unit != "epochs":
+            due = stats.stepped and self._clock.due(stats)
+        else:
+            due = self._is_last and self._clock.due_at(stats.epoch + 1)
+        final = self._is_last and stats.epochs is not None and stats.epoch + 1 >= stats.epochs
+        return due or final or (stats.iterations is not None and stats.step >= stats.iterations)
+
+    def validates_inside(self) -> bool:
+        """Whether a validation is due in the middle of the epoch."""
+        stats = self.stats
+        if not stats.validation_due or self._is_last or stats.stops_in_batch or self.target_reached():
+            return False
+        self._read_train()
+        return True
+
+    def close_training(self) -> bool:
+        """Reads the epoch's means and counts the epoch.
+
+        Returns:
+            Whether the epoch is complete: its data was gone through to the end.
+        """
+        assert self.train_source is not None
+        complete = self._is_last
+        if not complete and self.train_source.batches is None and not self.train_source.one_shot:
+            complete = next(self._iterator, _END) is _END
+        self._read_train()
+        self._iterator = iter(())
+        self.stats.epoch += complete
+        return complete
+
+    def _read_train(self) -> None:
+        means = self.meter.means() | self.train_metrics.compute()
+        self.stats.train = self.runtime.host(means)
+
+    def validates_at_end(self, complete: bool) -> bool:
+        """Whether a validation is due now that the epoch's batches are done."""
+        stats = self.stats
+        if self.val_source is None or not (complete or self.target_reached()):
+            return False
+        epochs_due = self.validate.unit == "epochs" and self._clock.due(stats)
+        final = stats.stopped is None and self.target_reached()
+        due = epochs_due or stats.validation_due or final
+        return due and self._validated_at != stats.step
+
+    def close_epoch(self, complete: bool) -> None:
+        """Advances schedulers that count epochs and writes the row."""
+        for trainer in self.trainers:
+            trainer.after_value("epoch_end", self.stats)
+            if complete:
+                trainer.after_epoch()
+        self.add_row(complete=complete)
+
+    def cut_epoch(self) -> None:
+        """Writes the row of an epoch that an exception ends; its own errors must not hide that."""
+        rows = self.stats.history.rows
+        counted = self.meter.means()
+        if counted and not (rows and rows[-1]["step"] == self.stats.step):
+            self.stats.train = self.runtime.host(counted)
+            self.add_row(complete=False)
+
+    def add_row(self, *, complete: bool) -> None:
+        """Adds the present results to the history; a row of the same step is completed."""
+        stats = self.stats
+        rows = stats.history.rows
+        if rows and rows[-1]["step"] == stats.step and not rows[-1]["complete"]:
+            rows.pop()
+        row: dict[str, Value] = {"epoch": stats.epoch, "step": stats.step, "time": stats.elapsed}
+        row |= self.rates() | {"complete": complete}
+        row |= {f"train_{name}": value for name, value in stats.train.items()}
+        if self._validated_at == stats.step:
+            row |= {f"val_{name}": value for name, value in stats.val.items()}
+        stats.history.append(row)
+
+    def rates(self) -> dict[str, Value]:
+        """The learning-rate columns of a row."""
+        rates: dict[str, Value] = {"lr": self.trainers[0].lrs[0]} if self.trainers else {}
+        for trainer in self.trainers:
+            lrs = trainer.lrs
+            base = f"lr_{trainer.name}" if len(self.trainers) > 1 else "lr"
+            if len(lrs) > 1:
+                rates |= {f"{base}_group{i}": lr for i, lr in enumerate(lrs)}
+            elif len(self.trainers) > 1:
+                rates[base] = lrs[0]
+        return rates
+
+    @contextlib.contextmanager
+    def evaluating(self, phase: Phase) -> Iterator[None]:
+        """The net in evaluation mode, and everything as it was afterwards."""
+        stats = self.stats
+        modes = [(module, module.training) for module in self.net.modules()]
+        before = (stats.phase, stats.metrics, stats.batches, stats.batch_index)
+        stats.clear_batch()
+        stats.phase, stats.metrics = phase, self.val_metrics
+        self.val_meter.reset()
+        self.net.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            stats.clear_batch()
+            stats.phase, stats.metrics, stats.batches, stats.batch_index = before
+
+    def evaluation_batches(self, source: Source) -> Iterator[Any]:
+        """The batches of one evaluation."""
+        self.stats.batches = source.batches
+        for index, batch in enumerate(source.epoch()):
+            self.stats.batch_index = index
+            yield batch
+
+    def evaluate_batch(self, batch: Any) -> None:
+        """Runs the net, and the loss unless this is a prediction."""
+        stats, processor = self.stats, self.processor
+        self.open_batch(batch)
+        with self.runtime.autocast:
+            stats.outputs = processor.evaluate_forward(stats.inputs)
+            if stats.phase != "predict" and processor.has_loss:
+                losses = processor.evaluate_loss(stats.outputs, stats.targets)
+                self._take_losses(*as_losses(losses, "the loss"))
+        samples = stats.batch_size
+        assert samples is not None
+        if self.collected is not None:
+            self.collected.append(move(detach(stats.outputs), torch.device("cpu")))
+        elif stats.loss is not None:
+            weight = samples if self.is_sum else processor.evaluate_count(stats.outputs, stats.targets, samples)
+            self.val_meter.add(self._losses, weight, samples, is_sum=self.is_sum)
+
+    def close_evaluation(self) -> None:
+        """Reads the results to the host, once."""
+        stats = self.stats
+        if stats.phase == "predict":
+            return
+        stats.val = self.runtime.host(self.val_meter.means() | self.val_metrics.compute())
+        if stats.phase == "validation":
+            self._validated_at = stats.step
+            stats.validation_due = False
+            for trainer in self.trainers:
+                trainer.after_value("validation_end", stats)
+
+
+def _counts(data: Any) -> bool:
+    return isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset)
+
+
+def _no_uids(batch: Any) -> DataError:
+    return DataError(
+        f"a handler follows single samples and needs their identities; received a batch without: "
+        f"{describe(batch)}. Wrap the data: with_uids(loader), or add a key {UID!r} to "
+        "dictionary batches."
+    )

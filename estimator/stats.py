@@ -1,0 +1,248 @@
+"""`TrainStats`: the one object through which the loop and the handlers speak."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+
+from estimator.handlers.base import ArgumentError, EstimatorError, nearest
+from estimator.history import History
+from estimator.metrics import MetricSet
+
+if TYPE_CHECKING:
+    from estimator.runtime import Runtime
+    from estimator.trainer import BoundTrainer
+
+Phase = Literal["train", "validation", "evaluate", "predict"]
+
+
+class Best(NamedTuple):
+    """The best value that a monitored name has had, and when."""
+
+    value: float
+    epoch: int
+    step: int
+
+
+class TrainStats:
+    """The state of a run. Every handler event gets it, and `fit` returns it.
+
+    `epoch`, `step` and `samples` count finished epochs, optimizer steps and training samples;
+    they advance before the `*_end` event of the same moment. Batch fields are None outside a
+    batch. `loss` stays on its device: reading it to the host is the reader's choice.
+
+    Args:
+        net: The net in training.
+        device: Where it runs.
+
+    Example:
+        >>> stats = TrainStats(torch.nn.Linear(2, 1), torch.device("cpu"))
+        >>> stats.stop("seen enough")
+        >>> stats.stopped
+        'seen enough'
+    """
+
+    # Counts of finished units, and this run's targets.
+    epoch: int
+    step: int
+    samples: int
+    batch_index: int | None
+    epochs: int | None
+    iterations: int | None
+    batches: int | None
+    """Batches in one epoch; None when the loader does not say."""
+
+    # The present moment.
+    phase: Phase
+    batch: Any
+    inputs: Any
+    targets: Any
+    outputs: Any
+    uids: Any
+    batch_size: int | None
+    loss: torch.Tensor | None
+    losses: dict[str, torch.Tensor]
+    sample_losses: torch.Tensor | None
+    stepped: bool
+    """Whether this batch ended with an optimizer step; False inside an accumulation group."""
+    validation_due: bool
+    """Whether a validation follows this batch, so that a saver can wait for its results."""
+
+    # Results.
+    train: dict[str, float]
+    val: dict[str, float]
+    history: History
+    best: dict[str, Best]
+    metrics: MetricSet
+    """The metrics of the present phase: training and validation have one set each."""
+    monitors: dict[str, bool | None]
+    """Names that can appear in this run, and whether higher is better (None: not declared)."""
+
+    # The run's objects.
+    net: torch.nn.Module
+    trainers: Mapping[str, BoundTrainer]
+    device: torch.device
+    runtime: Runtime | None
+    run_dir: Path | None
+    val_data: Any
+    """The validation loader of this run; None without validation."""
+
+    # How the run ended, and where its time went (seconds of wall clock).
+    stopped: str | None
+    error: BaseException | None
+    _capture: Callable[[], dict[str, Any]] | None
+    fetch_seconds: float
+    update_seconds: float
+    scratch: dict[Any, Any]
+
+    __slots__ = (
+        "_capture",
+        "_epoch_stop",
+        "_started",
+        "batch",
+        "batch_index",
+        "batch_size",
+        "batches",
+        "best",
+        "device",
+        "epoch",
+        "epochs",
+        "error",
+        "fetch_seconds",
+        "history",
+        "inputs",
+        "iterations",
+        "loss",
+        "losses",
+        "metrics",
+        "monitors",
+        "net",
+        "outputs",
+        "phase",
+        "run_dir",
+        "runtime",
+        "sample_losses",
+        "samples",
+        "scratch",
+        "step",
+        "stepped",
+        "stopped",
+        "targets",
+        "train",
+        "trainers",
+        "uids",
+        "update_seconds",
+        "val",
+        "val_data",
+        "validation_due",
+    )
+
+    def __init__(self, net: torch.nn.Module, device: torch.device) -> None:
+        self.epoch = self.step = self.samples = 0
+        self.epochs = self.iterations = self.batches = None
+        self.phase = "train"
+        self.clear_batch()
+        self.stepped = self.validation_due = False
+        self.train, self.val, self.best, self.monitors = {}, {}, {}, {}
+        self.metrics = MetricSet(None)
+        self.history = History(["epoch", "step", "time", "lr", "complete"])
+        self.net, self.device = net, device
+        self.trainers = {}
+        self.runtime = self.run_dir = self.val_data = None
+        self.stopped = self.error = self._capture = None
+        self.fetch_seconds = self.update_seconds = 0.0
+        self.scratch = {}
+        self._epoch_stop = False
+        self._started = time.perf_counter()
+
+    def clear_batch(self) -> None:
+        """Sets the batch fields to None: there is no batch outside one."""
+        self.batch_index = self.batch_size = None
+        self.batch = self.inputs = self.targets = self.outputs = self.uids = None
+        self.loss = self.sample_losses = None
+        self.losses = {}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.perf_counter() - self._started
+
+    def restart_clock(self, elapsed: float = 0.0) -> None:
+        """Sets `elapsed`, for a run that begins or goes on."""
+        self._started = time.perf_counter() - elapsed
+
+    def stop(self, reason: str, *, when: Literal["batch", "epoch"] = "batch") -> None:
+        """Asks the loop to end; the first reason given is kept in `stopped`.
+
+        Args:
+            reason: Who asks and why, in one line.
+            when: "batch" ends after the present batch (outside a batch: after the present
+                epoch), "epoch" finishes the present epoch first, its validation included.
+
+        Raises:
+            ArgumentError: `reason` is empty, or `when` is unknown.
+        """
+        if not isinstance(reason, str) or not reason:
+            raise ArgumentError(
+                f"stop(reason=...) must say who stops and why; received {reason!r}."
+            )
+        if when not in ("batch", "epoch"):
+            raise ArgumentError(f"stop(when=...) must be 'batch' or 'epoch'; received {when!r}.")
+        if self.stopped is None:
+            self.stopped, self._epoch_stop = reason, when == "epoch"
+        elif when == "batch":
+            self._epoch_stop = False
+
+    @property
+    def stops_in_batch(self) -> bool:
+        """Whether the loop has to leave the epoch after the present batch."""
+        return self.stopped is not None and not self._epoch_stop
+
+    def value(self, name: str) -> float:
+        """The latest value of "train_<name>" or "val_<name>".
+
+        Raises:
+            ArgumentError: It has no value yet, or there is no such name.
+        """
+        side, _, short = name.partition("_")
+        results = {"train": self.train, "val": self.val}.get(side, {})
+        if short not in results:
+            there = [f"train_{k}" for k in self.train] + [f"val_{k}" for k in self.val]
+            raise ArgumentError(f"{name!r} has no value at this moment. {nearest(name, there)}")
+        return results[short]
+
+    def set_best(self, name: str, value: float) -> None:
+        """Records the best value of a monitored name, at the present epoch and step."""
+        self.best[name] = Best(value, self.epoch, self.step)
+
+    def capture_with(self, capture: Callable[[], dict[str, Any]] | None) -> None:
+        """Lets the run say how `snapshot` is made; None when the run is over."""
+        self._capture = capture
+
+    def snapshot(self) -> dict[str, Any]:
+        """The whole run as plain values and tensors, which is what a checkpoint holds.
+
+        Raises:
+            EstimatorError: No run is going on.
+        """
+        if self._capture is None:
+            raise EstimatorError(
+                "snapshot() describes a run that is going on; this TrainStats has none. "
+                "Call it from a handler's event."
+            )
+        return self._capture()
+
+    def __getitem__(self, column: str) -> list[Any]:
+        """A column of the history: `stats["val_loss"][-1]`."""
+        return self.history[column]
+
+    def __repr__(self) -> str:
+        end = f", stopped: {self.stopped}" if self.stopped else ""
+        results = {f"train_{k}": v for k, v in self.train.items()}
+        results |= {f"val_{k}": v for k, v in self.val.items()}
+        shown = "".join(f", {name} {value:.4g}" for name, value in results.items())
+        return f"TrainStats(epoch {self.epoch}, step {self.step}{shown}{end})"

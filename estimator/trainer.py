@@ -1,0 +1,364 @@
+"""`Trainer`: an optimizer with its parameters, schedule and clipping."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from estimator.handlers.base import ArgumentError, ArgumentTypeError, Monitor, nearest
+
+if TYPE_CHECKING:
+    from estimator.stats import TrainStats
+
+StepUnit = Literal["auto", "step", "epoch"]
+SchedulerSpec = LRScheduler | Callable[[Optimizer], LRScheduler]
+OptimizerSpec = str | type[Optimizer] | Optimizer
+
+
+def optimizer_classes() -> dict[str, type[Optimizer]]:
+    """The optimizers of `torch.optim` by lower-case name."""
+    return {
+        name.lower(): kind
+        for name, kind in vars(torch.optim).items()
+        if inspect.isclass(kind) and issubclass(kind, Optimizer) and kind is not Optimizer
+    }
+
+
+def _optimizer_class(spec: str | type[Optimizer]) -> type[Optimizer]:
+    if isinstance(spec, str):
+        kinds = optimizer_classes()
+        if spec.lower() not in kinds:
+            raise ArgumentError(
+                f"Trainer(optimizer=...) must be the name of an optimizer in torch.optim, its "
+                f"class or an instance; received {spec!r}. {nearest(spec, kinds)}"
+            )
+        return kinds[spec.lower()]
+    if inspect.isclass(spec) and issubclass(spec, Optimizer):
+        return spec
+    raise ArgumentTypeError(
+        "Trainer(optimizer=...) must be a name such as 'adam', a torch.optim class or an "
+        f"instance; received {spec!r}."
+    )
+
+
+class Trainer:
+    """How a set of parameters is trained.
+
+    A Trainer describes and is never changed by a run. A second `fit` of the same Estimator with
+    the same Trainer goes on with the optimizer and scheduler of the first.
+
+    Args:
+        optimizer: A name in `torch.optim` ("adam"; case does not matter), a class, or an instance.
+        lr: Learning rate; None takes the optimizer's own default.
+        params: What it trains: None (all parameters of the net), the name of a submodule or a
+            list of such names, a module, a callable `net -> parameters`, or parameters and
+            groups as `torch.optim` takes them.
+        scheduler: An instance, or a callable `optimizer -> scheduler` such as
+            `functools.partial(StepLR, step_size=10)`.
+        step: When the scheduler advances: "auto" is per optimizer step for OneCycleLR and
+            CyclicLR and per epoch for all others.
+        monitor: The value that ReduceLROnPlateau follows, "val_loss" by default.
+        clip_norm: Greatest total gradient norm.
+        clip_value: Greatest magnitude of a gradient element.
+        **options: Further arguments of the optimizer, such as `weight_decay=0.01`.
+
+    Raises:
+        ArgumentError: An unknown name, a clip that is not above 0, or an argument that would
+            have no effect.
+        ArgumentTypeError: `optimizer` or `scheduler` is of a kind that is not understood.
+
+    Example:
+        >>> Trainer("adamw", lr=3e-4, weight_decay=0.01, clip_norm=1.0)
+        Trainer(AdamW, lr=0.0003, clip_norm=1.0, weight_decay=0.01)
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerSpec,
+        *,
+        lr: float | torch.Tensor | None = None,
+        params: Any = None,
+        scheduler: SchedulerSpec | None = None,
+        step: StepUnit = "auto",
+        monitor: str | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        **options: Any,
+    ) -> None:
+        self.optimizer = optimizer if isinstance(optimizer, Optimizer) else _optimizer_class(optimizer)
+        if self.optimizer is torch.optim.LBFGS or isinstance(self.optimizer, torch.optim.LBFGS):
+            raise ArgumentError(
+                "Trainer(optimizer=...) must take one step a gradient; received LBFGS, which "
+                "evaluates a closure several times a step. Choose a first-order optimizer."
+            )
+        self.options = options if lr is None else {"lr": lr, **options}
+        self.params, self.scheduler, self.step, self.monitor = params, scheduler, step, monitor
+        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self._check()
+
+    def _check(self) -> None:
+        if isinstance(self.optimizer, Optimizer) and (self.options or self.params is not None):
+            given = ", ".join([*self.options, *(["params"] if self.params is not None else [])])
+            raise ArgumentError(
+                f"Trainer(optimizer=<instance>) has its parameters and options already; {given} "
+                "would have no effect. Pass the optimizer's class, or leave them out."
+            )
+        for name in ("clip_norm", "clip_value"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ArgumentError(f"Trainer({name}=...) must be above 0; received {value!r}.")
+        if self.step not in ("auto", "step", "epoch"):
+            raise ArgumentError(
+                f"Trainer(step=...) must be 'auto', 'step' or 'epoch'; received {self.step!r}."
+            )
+        if self.scheduler is None and (self.step != "auto" or self.monitor is not None):
+            given = "step" if self.step != "auto" else "monitor"
+            raise ArgumentError(
+                f"Trainer({given}=...) has no effect without a scheduler; received "
+                f"{getattr(self, given)!r}. Pass scheduler=, or leave it out."
+            )
+        if self.scheduler is not None and not callable(self.scheduler):
+            _check_instance(self.scheduler, self.optimizer)
+
+    def __repr__(self) -> str:
+        kind = self.optimizer if inspect.isclass(self.optimizer) else type(self.optimizer)
+        shown: dict[str, Any] = {k: v for k, v in self.options.items() if k == "lr"}
+        for name in ("params", "scheduler", "monitor", "clip_norm", "clip_value"):
+            if getattr(self, name) is not None:
+                shown[name] = getattr(self, name)
+        shown |= {k: v for k, v in self.options.items() if k != "lr"}
+        return f"Trainer({', '.join([kind.__name__, *(f'{k}={v!r}' for k, v in shown.items())])})"
+
+    def bind(self, name: str, net: nn.Module) -> BoundTrainer:
+        """Builds the optimizer and the scheduler for a net.
+
+        Args:
+            name: What columns and messages call this trainer.
+            net: The net, already on its device.
+
+        Raises:
+            ArgumentError: `params` selects nothing, or the optimizer instance belongs to another
+                net, or the optimizer refuses its options.
+        """
+        if isinstance(self.optimizer, Optimizer):
+            return BoundTrainer(name, self, self.optimizer)
+        groups = _select(self.params, net)
+        try:
+            optimizer = self.optimizer(groups, **self.options)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(
+                f"Trainer({self.optimizer.__name__}, ...) could not be built with "
+                f"{self.options!r}: {error}. See the arguments of torch.optim."
+                f"{self.optimizer.__name__}."
+            ) from error
+        return BoundTrainer(name, self, optimizer)
+
+
+def _check_instance(scheduler: object, optimizer: Optimizer | type[Optimizer]) -> None:
+    if not isinstance(scheduler, LRScheduler):
+        raise ArgumentTypeError(
+            "Trainer(scheduler=...) must be a scheduler of torch.optim.lr_scheduler or a callable "
+            f"that makes one from an optimizer; received {scheduler!r}."
+        )
+    if scheduler.optimizer is not optimizer:
+        raise ArgumentError(
+            f"Trainer(scheduler=...): this {type(scheduler).__name__} steers another optimizer "
+            f"than the one given; received optimizer={optimizer!r}. Pass the scheduler's own "
+            "optimizer instance, or a callable such as functools.partial(StepLR, step_size=10)."
+        )
+
+
+def _select(params: Any, net: nn.Module) -> list[Any]:
+    if params is None:
+        chosen: list[Any] = [p for p in net.parameters() if p.requires_grad]
+    elif isinstance(params, str):
+        chosen = list(_submodule(params, net).parameters())
+    elif isinstance(params, nn.Module):
+        chosen = list(params.parameters())
+    elif callable(params):
+        chosen = list(params(net))
+    else:
+        chosen = list(params)
+        if chosen and all(isinstance(name, str) for name in chosen):
+            chosen = [p for name in chosen for p in _submodule(name, net).parameters()]
+    if not chosen:
+        raise ArgumentError(
+            f"Trainer(params=...) must select at least one parameter; {params!r} selects none of "
+            f"{type(net).__name__}'s. Check requires_grad, or name another submodule."
+        )
+    return chosen
+
+
+def _submodule(name: str, net: nn.Module) -> nn.Module:
+    modules = dict(net.named_modules())
+    if name not in modules or not name:
+        raise ArgumentError(
+            f"Trainer(params={name!r}) must name a submodule of {type(net).__name__}. "
+            f"{nearest(name, [m for m in modules if m])}"
+        )
+    return modules[name]
+
+
+class BoundTrainer:
+    """A Trainer's optimizer and scheduler for one net: what handlers find in `stats.trainers`.
+
+    Args:
+        name: What columns and messages call it.
+        spec: The description.
+        optimizer: The optimizer that it drives.
+    """
+
+    __slots__ = (
+        "_used", "clip_norm", "clip_value", "monitor", "name", "optimizer", "params", "per_step",
+        "scheduler",
+    )  # fmt: skip
+
+    def __init__(self, name: str, spec: Trainer, optimizer: Optimizer) -> None:
+        self.name = name
+        self.optimizer = optimizer
+        self.params: list[torch.Tensor] = [p for g in optimizer.param_groups for p in g["params"]]
+        self.clip_norm, self.clip_value = spec.clip_norm, spec.clip_value
+        self.scheduler = _build_scheduler(spec.scheduler, optimizer)
+        per_step = isinstance(self.scheduler, (OneCycleLR, CyclicLR))
+        self.per_step = per_step if spec.step == "auto" else spec.step == "step"
+        self.monitor: Monitor | None = None
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            if spec.step == "step":
+                raise ArgumentError(
+                    "Trainer(step='step') does not suit ReduceLROnPlateau, which follows a value "
+                    "that is there once a validation. Leave step out."
+                )
+            mode: Literal["min", "max"] = "max" if self.scheduler.mode == "max" else "min"
+            self.monitor = Monitor(spec.monitor or "val_loss", mode=mode)
+        elif spec.monitor is not None:
+            raise ArgumentError(
+                f"Trainer(monitor={spec.monitor!r}) has an effect on ReduceLROnPlateau only; "
+                f"received scheduler {type(self.scheduler).__name__}. Leave monitor out."
+            )
+        self._used: list[float] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self.optimizer).__name__}(lr={self.lrs})"
+
+    @property
+    def lrs(self) -> list[float]:
+        """Each parameter group's rate in the last step (before any step: in the next one)."""
+        return self._used if self._used is not None else self._rates()
+
+    def _rates(self) -> list[float]:
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def clip(self) -> None:
+        """Clips the gradients, by value first, then by total norm."""
+        if self.clip_value is not None:
+            nn.utils.clip_grad_value_(self.params, self.clip_value)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.params, self.clip_norm)
+
+    def after_step(self) -> None:
+        """Advances a scheduler that counts optimizer steps."""
+        if self.per_step and self.scheduler is not None:
+            self._used = self._rates()
+            self.scheduler.step()
+        else:
+            self._used = None
+
+    def after_epoch(self) -> None:
+        """Advances a scheduler that counts epochs."""
+        if self.scheduler is not None and not self.per_step and self.monitor is None:
+            self._used = self._rates()
+            self.scheduler.step()
+
+    def after_value(self, event: str, stats: TrainStats) -> None:
+        """Shows a fresh monitored value to ReduceLROnPlateau."""
+        if self.monitor is not None and self.monitor.event == event:
+            assert isinstance(self.scheduler, ReduceLROnPlateau)
+            self._used = self._rates()
+            self.scheduler.step(self.monitor.observe(stats))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's and the scheduler's state."""
+        scheduler = None if self.scheduler is None else self.scheduler.state_dict()
+        return {"optimizer": self.optimizer.state_dict(), "scheduler": scheduler}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+
+
+def _build_scheduler(spec: SchedulerSpec | None, optimizer: Optimizer) -> LRScheduler | None:
+    if spec is None or isinstance(spec, LRScheduler):
+        return spec
+    scheduler = spec(optimizer)
+    if not isinstance(scheduler, LRScheduler):
+        raise ArgumentTypeError(
+            "Trainer(scheduler=...) must make a scheduler of torch.optim.lr_scheduler from an "
+            f"optimizer; {spec!r} returned {scheduler!r}."
+        )
+    _check_instance(scheduler, optimizer)
+    return scheduler
+
+
+TrainerSpec = Trainer | str | type[Optimizer] | Optimizer
+
+
+def named_trainers(trainers: TrainerSpec | Iterable[TrainerSpec] | Mapping[str, TrainerSpec]) -> dict[str, Trainer]:
+    """Reads the `trainers` argument of `fit` as Trainers by name.
+
+    A single one is called "trainer", those of a list "0", "1" and so on.
+
+    Raises:
+        ArgumentTypeError: Something in it cannot be a Trainer.
+    """
+    if isinstance(trainers, Mapping):
+        named: dict[str, Any] = dict(trainers)
+    elif isinstance(trainers, (list, tuple)):
+        named = {str(i): spec for i, spec in enumerate(trainers)}
+    else:
+        named = {"trainer": trainers}
+    if not named:
+        raise ArgumentError(
+            f"fit(trainers=...) must hold at least one trainer; received {trainers!r}. "
+            "Pass Trainer('adam', lr=1e-3), for example."
+        )
+    return {
+        str(name): spec if isinstance(spec, Trainer) else Trainer(spec)
+        for name, spec in named.items()
+    }
+
+
+def check_disjoint(trainers: Mapping[str, BoundTrainer], net: nn.Module) -> int:
+    """Checks which parameters the trainers hold.
+
+    Returns:
+        How many trainable parameter tensors of the net no trainer has.
+
+    Raises:
+        ArgumentError: Two trainers share a parameter, or a trainer has none of the net's.
+    """
+    names = {id(p): name for name, p in net.named_parameters()}
+    owner: dict[int, str] = {}
+    for trainer in trainers.values():
+        for p in trainer.params:
+            if id(p) in owner:
+                raise ArgumentError(
+                    f"fit(trainers=...): each parameter must belong to one trainer; "
+                    f"{owner[id(p)]!r} and {trainer.name!r} share "
+                    f"{names.get(id(p), 'a parameter')!r}. Give each its own params=."
+                )
+            owner[id(p)] = trainer.name
+        if not any(id(p) in names for p in trainer.params):
+            raise ArgumentError(
+                f"fit(trainers=...): trainer {trainer.name!r} holds no parameter of this "
+                f"{type(net).__name__}; its {len(trainer.params)} parameters are another net's. "
+                "Build the optimizer from this net's parameters."
+            )
+    return sum(1 for p in net.parameters() if p.requires_grad and id(p) not in owner)

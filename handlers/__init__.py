@@ -1,0 +1,45 @@
+"""Pluggable handlers: one file each, over `base`."""
+
+from estimator.handlers.activation_stats import ActivationStatsHandler
+from estimator.handlers.base import (
+    EVENTS,
+    Band,
+    EventHandler,
+    Every,
+    Monitor,
+    after,
+    every,
+    on,
+    once,
+)
+from estimator.handlers.checkpoint import CheckpointHandler
+from estimator.handlers.csv_log import CSVLogHandler
+from estimator.handlers.gradient_stats import GradientStatsHandler
+from estimator.handlers.logging import LoggingHandler
+from estimator.handlers.lr_recorder import LRRecorderHandler
+from estimator.handlers.metric import MetricHandler
+from estimator.handlers.progress import ProgressHandler
+from estimator.handlers.tensorboard import TensorBoardHandler
+from estimator.handlers.time_limit import TimeLimitHandler
+
+__all__ = [
+    "EVENTS",
+    "ActivationStatsHandler",
+    "Band",
+    "CSVLogHandler",
+    "CheckpointHandler",
+    "EventHandler",
+    "Every",
+    "GradientStatsHandler",
+    "LRRecorderHandler",
+    "LoggingHandler",
+    "MetricHandler",
+    "Monitor",
+    "ProgressHandler",
+    "TensorBoardHandler",
+    "TimeLimitHandler",
+    "after",
+    "every",
+    "on",
+    "once",
+]

@@ -1,0 +1,222 @@
+"""`ProgressHandler`: a bar for each epoch and each validation."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from estimator.handlers.base import ArgumentError, ArgumentTypeError, Band, EventHandler
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from estimator.stats import TrainStats
+
+# Reading the clock this seldom costs a batch next to nothing already. More would not gain, and a
+# bar that met a slow stretch after a fast one would stand still for long.
+_MOST_BATCHES_UNSEEN = 16
+
+
+class ProgressHandler(EventHandler):
+    """Shows a tqdm bar for each training epoch, and one for each validation while it lasts.
+
+    Bars appear on stderr where that is a terminal, and in notebooks, as a widget when ipywidgets
+    is installed. Anywhere else (a file, a pipe, a job) the handler does nothing. It serves
+    `evaluate` and `predict` too. The loss is that of the latest batch, and is read from its device
+    only when a bar is drawn; an epoch's last line shows its results.
+
+    Args:
+        refresh: Least number of seconds between two drawings of an open bar. A bar is drawn
+            when it opens and closes as well; one of a validation only opens after this time.
+        band: When it runs within an event; None is `Band.REPORT`.
+
+    Raises:
+        ArgumentTypeError: `refresh` is not a number.
+        ArgumentError: `refresh` is not above 0, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from estimator import Estimator
+        >>> est = Estimator(torch.nn.Linear(2, 1), loss=torch.nn.MSELoss())
+        >>> data = torch.randn(8, 2), torch.randn(8, 1)
+        >>> stats = est.fit(data, epochs=1, trainers="sgd", device="cpu", progress=False,
+        ...                 handlers=[ProgressHandler(refresh=0.5)])
+    """
+
+    band = Band.REPORT
+
+    def __init__(self, *, refresh: float = 0.1, band: Band | None = None) -> None:
+        super().__init__(band=band)
+        if not isinstance(refresh, (int, float)) or isinstance(refresh, bool):
+            raise ArgumentTypeError(
+                f"ProgressHandler(refresh=...) must be a number of seconds; received {refresh!r}. "
+                "Write ProgressHandler(refresh=0.1), for example."
+            )
+        if not (math.isfinite(refresh) and refresh > 0):
+            raise ArgumentError(
+                "ProgressHandler(refresh=...) must be a finite time above 0; "
+                f"received {refresh!r}. Leave the handler out for a run without bars."
+            )
+        self.refresh = refresh
+        self._training: _Meter | None = None
+        self._validation: _Meter | None = None
+
+    @property
+    def visible(self) -> bool:
+        """Whether a bar can be seen here: stderr is a terminal, or this is a notebook."""
+        return _bar_class() is not None
+
+    def epoch_begin(self, stats: TrainStats) -> None:
+        """Opens the epoch's bar."""
+        of = "" if stats.epochs is None else f"/{stats.epochs}"
+        # A stream without a length is measured by the run's target.
+        by_steps = stats.batches is None and stats.iterations is not None
+        bar = _new_bar(
+            desc=f"Epoch {stats.epoch + 1}{of}",
+            total=stats.iterations if by_steps else stats.batches,
+            initial=stats.step if by_steps else 0,
+            unit=" step" if by_steps else " batch",
+        )
+        self._training = None if bar is None else _Meter(bar, self.refresh, by_steps)
+
+    def batch_end(self, stats: TrainStats) -> None:
+        """Counts the batch."""
+        meter = self._training
+        if meter is None or stats.error is not None:
+            return
+        meter.count += 1
+        if meter.count >= meter.due:
+            meter.look(stats)
+
+    def validation_batch_end(self, stats: TrainStats) -> None:
+        """Counts the batch; the first one opens the bar, since it knows of how many."""
+        if stats.batch_index == 0:
+            self._open_validation(stats)
+        meter = self._validation
+        if meter is None or stats.error is not None:
+            return
+        meter.count += 1
+        if meter.count >= meter.due:
+            meter.look(stats)
+
+    def _open_validation(self, stats: TrainStats) -> None:
+        bar = _new_bar(
+            desc=stats.phase.capitalize(),
+            total=stats.batches,
+            unit=" batch",
+            leave=False,
+            delay=self.refresh,
+            # In the place of the epoch's bar, which comes back afterwards. With a line of its own,
+            # a notebook that shows text and cannot move up would get a new one at each drawing.
+            position=None if self._training is None else abs(self._training.bar.pos),
+        )
+        self._validation = None if bar is None else _Meter(bar, self.refresh)
+
+    def validation_end(self, stats: TrainStats) -> None:
+        """Takes the validation's bar away."""
+        if self._validation is not None:
+            self._validation.close(stats)
+            self._validation = None
+
+    def epoch_end(self, stats: TrainStats) -> None:
+        """Closes the epoch's bar with the results of its row."""
+        if self._training is not None:
+            self._training.close(stats, _results(stats.history.rows[-1]))
+            self._training = None
+
+    def error(self, stats: TrainStats) -> None:
+        """Closes what is open, so that a traceback begins on its own line."""
+        self.train_end(stats)
+
+    def train_end(self, stats: TrainStats) -> None:
+        """Closes what is open."""
+        self.validation_end(stats)
+        if self._training is not None:
+            self._training.close(stats)
+            self._training = None
+
+
+class _Meter:
+    """A bar, what it has counted, and the count at which to look at the clock again."""
+
+    __slots__ = ("bar", "by_steps", "count", "due", "drawn_at", "drawn_count", "refresh")
+
+    def __init__(self, bar: tqdm[Any], refresh: float, by_steps: bool = False) -> None:
+        self.bar, self.refresh, self.by_steps = bar, refresh, by_steps
+        self.count = self.drawn_count = 0
+        self.due = 1
+        self.drawn_at = perf_counter()
+
+    def look(self, stats: TrainStats) -> None:
+        """Draws the bar if it is time, and foretells when it will be time again."""
+        if self.count == 1 and not self.by_steps and stats.batch_index:
+            self._skip(stats.batch_index)
+        passed = perf_counter() - self.drawn_at
+        done = self.count - self.drawn_count
+        wait = self.refresh - passed
+        if wait <= 0:
+            if stats.loss is not None:
+                self.bar.set_postfix_str(f"loss={float(stats.loss):.4g}", refresh=False)
+            self.bar.update(self._position(stats) - self.bar.n)
+            self.drawn_at, self.drawn_count = perf_counter(), self.count
+            wait = self.refresh
+        ahead = int(wait * done / passed) if passed > 0 else _MOST_BATCHES_UNSEEN
+        self.due = self.count + min(max(ahead, 1), _MOST_BATCHES_UNSEEN)
+
+    def close(self, stats: TrainStats, results: str | None = None) -> None:
+        """Draws the bar a last time and ends its line."""
+        self.bar.n = self._position(stats)
+        if results is not None:
+            self.bar.set_postfix_str(results, refresh=False)
+        self.bar.close()
+
+    def _skip(self, batches: int) -> None:
+        # A resumed run may begin inside an epoch; what it did before has no part in its speed.
+        self.count += batches
+        self.drawn_count = batches
+        self.bar.initial = self.bar.n = self.bar.last_print_n = batches
+
+    def _position(self, stats: TrainStats) -> int:
+        return stats.step if self.by_steps else self.count
+
+
+def _new_bar(**settings: Any) -> tqdm[Any] | None:
+    kind = _bar_class()
+    if kind is None:
+        return None
+    # Without the last two tqdm would weigh for itself which of our calls to draw.
+    settings |= {"file": sys.stderr, "dynamic_ncols": True, "mininterval": 0, "miniters": 1}
+    return kind(**settings)
+
+
+def _bar_class() -> type[tqdm[Any]] | None:
+    """The kind of bar that can be seen here; None where nobody would see one."""
+    # Only a notebook has loaded IPython by itself; to import it would cost everyone else.
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    in_notebook = getattr(shell, "kernel", None) is not None
+    # Without ipywidgets the notebook's bar warns and fails, where one of text does well.
+    if in_notebook and find_spec("ipywidgets") is not None:
+        from tqdm.notebook import tqdm as notebook_bar
+
+        return _unwatched(notebook_bar)
+    if in_notebook or (sys.stderr is not None and sys.stderr.isatty()):
+        from tqdm import tqdm as text_bar
+
+        return _unwatched(text_bar)
+    return None
+
+
+@functools.cache
+def _unwatched(kind: type[tqdm[Any]]) -> type[tqdm[Any]]:
+    """The same kind of bar without the thread that tqdm starts to watch its bars."""
+    return type(kind.__name__, (kind,), {"monitor_interval": 0})
+
+
+def _results(row: Mapping[str, Any]) -> str:
+    named = {k: v for k, v in row.items() if k.startswith(("train_", "val_")) and v is not None}
+    return ", ".join(f"{name}={value:.4g}" for name, value in named.items())

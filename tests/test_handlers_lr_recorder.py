@@ -1,0 +1,424 @@
+"""`LRRecorderHandler`: the rates of hand-written loops, found again in table, picture and charts."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import matplotlib.image
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+
+from estimator import Estimator, Trainer
+from estimator.handlers import lr_recorder
+from estimator.handlers.base import (
+    ArgumentTypeError,
+    Band,
+    EventHandler,
+    Every,
+    FolderError,
+    MissingExtraError,
+    every,
+)
+from estimator.handlers.lr_recorder import LRRecorderHandler
+from estimator.stats import TrainStats
+
+BATCHES = 4
+
+
+def data() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(torch.randn(3, 2), torch.randn(3, 1)) for _ in range(BATCHES)]
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(2, 4)
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.body(x))
+        return out
+
+
+def fit(*handlers: EventHandler, trainers: Any = "sgd", **arguments: Any) -> TrainStats:
+    arguments = {"epochs": 3} | arguments
+    est = Estimator(Net(), loss=nn.MSELoss())
+    return est.fit(
+        data(), trainers=trainers, device="cpu", handlers=handlers, progress=False, **arguments
+    )
+
+
+def table(folder: Path) -> list[list[str]]:
+    with open(folder / "lr.csv", newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def column(folder: Path, name: str) -> list[float]:
+    head, *rows = table(folder)
+    return [float(row[head.index(name)]) for row in rows]
+
+
+def hand_loop(schedule: Callable[[Any], LRScheduler], *, per_step: bool) -> list[float]:
+    """The rate of each step of three epochs."""
+    net = Net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    scheduler, used = schedule(optimizer), []
+    for _ in range(3):
+        for x, y in data():
+            optimizer.zero_grad()
+            nn.functional.mse_loss(net(x), y).backward()  # type: ignore[no-untyped-call]
+            used.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if per_step:
+                scheduler.step()
+        if not per_step:
+            scheduler.step()
+    return used
+
+
+def test_rates_of_a_schedule_per_epoch_are_those_of_a_hand_loop(tmp_path: Path) -> None:
+    schedule = functools.partial(StepLR, step_size=1, gamma=0.3)
+    fit(LRRecorderHandler(tmp_path), trainers=Trainer("sgd", lr=0.1, scheduler=schedule))
+    used = hand_loop(schedule, per_step=False)
+    assert table(tmp_path)[0] == ["epoch", "step", "trainer"]
+    assert column(tmp_path, "epoch") == [1, 2, 3]
+    assert column(tmp_path, "step") == [4, 8, 12]
+    assert column(tmp_path, "trainer") == used[BATCHES - 1 :: BATCHES]
+
+
+def test_rates_of_a_schedule_per_step_are_those_of_a_hand_loop(tmp_path: Path) -> None:
+    schedule = functools.partial(OneCycleLR, max_lr=0.7, total_steps=13)
+    fit(
+        LRRecorderHandler(tmp_path, every=every(1)),
+        trainers=Trainer("sgd", lr=0.1, scheduler=schedule),
+    )
+    assert column(tmp_path, "trainer") == hand_loop(schedule, per_step=True)
+    assert column(tmp_path, "step") == list(range(1, 13))
+    assert column(tmp_path, "epoch") == [0] * 4 + [1] * 4 + [2] * 4
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps"),
+    [
+        (None, [4, 8, 12]),
+        (every(epochs=2), [8]),
+        (every(5), [5, 10]),
+        (every(seconds=1e-9), list(range(1, 13))),
+    ],
+)
+def test_schedule(tmp_path: Path, schedule: Every | None, steps: list[int]) -> None:
+    fit(LRRecorderHandler(tmp_path, every=schedule))
+    assert column(tmp_path, "step") == steps
+
+
+def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
+    fit(LRRecorderHandler(tmp_path, every=every(1)), accumulate=3)
+    assert column(tmp_path, "step") == [1, 2, 3, 4, 5, 6]
+
+
+def two_trainers() -> dict[str, Trainer]:
+    def groups(net: nn.Module) -> list[dict[str, Any]]:
+        body: Any = net.body
+        return [{"params": [body.weight], "lr": 0.5}, {"params": [body.bias]}]
+
+    return {
+        "body": Trainer("sgd", lr=0.25, params=groups),
+        "head": Trainer("adam", lr=1e-3, params="head"),
+    }
+
+
+def test_every_trainer_and_every_group_has_its_column(tmp_path: Path) -> None:
+    fit(LRRecorderHandler(tmp_path), trainers=two_trainers(), epochs=1)
+    assert table(tmp_path) == [
+        ["epoch", "step", "body/group0", "body/group1", "head"],
+        ["1", "4", "0.5", "0.25", "0.001"],
+    ]
+
+
+class AddGroup(EventHandler):
+    def epoch_begin(self, stats: TrainStats) -> None:
+        if stats.epoch == 1:
+            group = {"params": [nn.Parameter(torch.zeros(1))], "lr": 0.7}
+            stats.trainers["0"].optimizer.add_param_group(group)
+
+
+def test_a_group_that_comes_later_has_empty_cells_before(tmp_path: Path) -> None:
+    trainers = [Trainer("sgd", lr=0.1, params="body"), Trainer("sgd", lr=0.2, params="head")]
+    fit(LRRecorderHandler(tmp_path), AddGroup(), trainers=trainers, epochs=2)
+    assert table(tmp_path) == [
+        ["epoch", "step", "0/group0", "0/group1", "1"],
+        ["1", "4", "0.1", "", "0.2"],
+        ["2", "8", "0.1", "0.7", "0.2"],
+    ]
+
+
+def test_a_rate_in_a_tensor_is_read(tmp_path: Path) -> None:
+    trainer = Trainer("adam", lr=torch.tensor(0.125), foreach=False, capturable=False)
+    fit(LRRecorderHandler(tmp_path), trainers=trainer, epochs=1)
+    assert column(tmp_path, "trainer") == [0.125]
+
+
+class Drawn:
+    """The figures that were saved, in place of their files' pixels."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.figures: list[matplotlib.figure.Figure] = []
+        save = matplotlib.figure.Figure.savefig
+
+        def keep(figure: matplotlib.figure.Figure, *args: Any, **options: Any) -> None:
+            self.figures.append(figure)
+            save(figure, *args, **options)
+
+        monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
+
+    @property
+    def axes(self) -> Any:
+        return self.figures[-1].axes[0]
+
+    def labels(self) -> list[str]:
+        return [text.get_text() for text in self.axes.get_legend().get_texts()]
+
+
+def test_picture_shows_each_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Drawn(monkeypatch)
+    fit(LRRecorderHandler(tmp_path), trainers=two_trainers(), epochs=2)
+    axes = drawn.axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert {name: list(line.get_ydata()) for name, line in lines.items()} == {
+        "body/group0": [0.5, 0.5],
+        "body/group1": [0.25, 0.25],
+        "head": [1e-3, 1e-3],
+    }
+    assert [list(line.get_xdata()) for line in lines.values()] == [[4, 8]] * 3
+    assert {line.get_drawstyle() for line in lines.values()} == {"steps-pre"}
+    assert drawn.labels() == ["body/group0", "body/group1", "head"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Optimizer step", "Learning rate")
+    assert axes.get_yscale() == "log"
+    assert matplotlib.image.imread(tmp_path / "lr.png").shape == (540, 960, 4)
+
+
+def test_one_point_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Drawn(monkeypatch)
+    fit(LRRecorderHandler(tmp_path), epochs=1)
+    (line,) = drawn.axes.get_lines()
+    assert (list(line.get_ydata()), line.get_marker()) == ([0.001], "o")
+    assert drawn.axes.get_yscale() == "linear"
+    pixels = matplotlib.image.imread(tmp_path / "lr.png")[..., :3]
+    # The first colour of matplotlib's cycle fills the marker.
+    blue = abs(pixels - [0x1F / 255, 0x77 / 255, 0xB4 / 255]).max(axis=2) < 0.01
+    assert blue.sum() > 30
+
+
+def test_a_rate_of_zero_keeps_the_scale_linear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = Drawn(monkeypatch)
+    rates = functools.partial(StepLR, step_size=1, gamma=0.0)
+    fit(LRRecorderHandler(tmp_path), trainers=Trainer("sgd", lr=1.0, scheduler=rates))
+    assert column(tmp_path, "trainer") == [1.0, 0.0, 0.0]
+    assert drawn.axes.get_yscale() == "linear"
+
+
+def test_a_picture_of_many_groups_names_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def groups(net: nn.Module) -> list[dict[str, Any]]:
+        first = [{"params": [p]} for p in net.parameters()]
+        return first + [{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(41)]
+
+    drawn = Drawn(monkeypatch)
+    fit(LRRecorderHandler(tmp_path), trainers=Trainer("sgd", lr=0.1, params=groups), epochs=1)
+    assert len(drawn.axes.get_lines()) == 45
+    assert drawn.labels() == [f"trainer/group{i}" for i in range(0, 45, 3)]
+    assert drawn.axes.get_legend().get_title().get_text() == "15 of 45 lines"
+
+
+def test_a_picture_of_many_steps_is_thinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lr_recorder, "_MOST_POINTS", 5)
+    monkeypatch.setattr(lr_recorder, "_MOST_MARKERS", 4)
+    drawn = Drawn(monkeypatch)
+    fit(LRRecorderHandler(tmp_path, every=every(1)))
+    (line,) = drawn.axes.get_lines()
+    assert list(line.get_xdata()) == [1, 4, 7, 10, 12]
+    assert line.get_marker() == "None"
+    assert len(column(tmp_path, "step")) == 12
+
+
+class RowsAtEpochEnd(EventHandler):
+    band = Band.REPORT
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.rows: list[int] = []
+
+    def epoch_end(self, stats: TrainStats) -> None:
+        self.rows.append(len(table(self.folder)) - 1)
+
+
+@pytest.mark.parametrize(("seconds", "rows"), [(0.0, [1, 2, 3]), (1e9, [1, 1, 1])])
+def test_files_are_replaced_from_time_to_time_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, rows: list[int]
+) -> None:
+    monkeypatch.setattr(lr_recorder, "_SECONDS_BETWEEN_FILES", seconds)
+    seen = RowsAtEpochEnd(tmp_path)
+    fit(LRRecorderHandler(tmp_path), seen)
+    assert seen.rows == rows
+    assert len(table(tmp_path)) == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lr.csv", "lr.png"]
+
+
+def test_a_file_that_cannot_be_finished_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(LRRecorderHandler(tmp_path), epochs=1)
+    before = table(tmp_path)
+
+    def fail(path: Path, *_: Any) -> None:
+        path.write_text("epoch,st")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(lr_recorder, "_write_csv", fail)
+    with pytest.raises(OSError, match="disk full"):
+        fit(LRRecorderHandler(tmp_path), epochs=2)
+    assert table(tmp_path) == before
+
+
+class FailAt(EventHandler):
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def batch_end(self, stats: TrainStats) -> None:
+        if stats.step == self.step:
+            raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize("schedule", [None, every(1)])
+def test_an_exception_keeps_what_was_recorded(tmp_path: Path, schedule: Every | None) -> None:
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fit(LRRecorderHandler(tmp_path, every=schedule), FailAt(6))
+    assert column(tmp_path, "step") == ([4] if schedule is None else [1, 2, 3, 4, 5, 6])
+
+
+def test_an_exception_before_the_first_row_leaves_an_empty_table(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fit(LRRecorderHandler(tmp_path), FailAt(1))
+    assert table(tmp_path) == [["epoch", "step", "trainer"]]
+    assert not (tmp_path / "lr.png").exists()
+
+
+def test_a_stop_inside_an_epoch_is_recorded(tmp_path: Path) -> None:
+    fit(LRRecorderHandler(tmp_path), epochs=None, iterations=6)
+    assert column(tmp_path, "step") == [4, 6]
+
+
+def test_a_second_fit_starts_afresh(tmp_path: Path) -> None:
+    recorder = LRRecorderHandler(tmp_path)
+    fit(recorder, epochs=3)
+    fit(recorder, trainers=Trainer("sgd", lr=0.5), epochs=2)
+    assert table(tmp_path)[1:] == [["1", "4", "0.5"], ["2", "8", "0.5"]]
+
+
+def run_by_hand(recorder: LRRecorderHandler, stats: TrainStats, epochs: int) -> None:
+    recorder.train_begin(stats)
+    for _ in range(epochs):
+        stats.epoch += 1
+        stats.step += 5
+        recorder.batch_end(stats)
+        recorder.epoch_end(stats)
+
+
+class Rates:
+    """Stands in for a BoundTrainer."""
+
+    def __init__(self, *lrs: float) -> None:
+        self.lrs = list(lrs)
+
+
+def by_hand(*, epoch: int = 0) -> TrainStats:
+    stats = TrainStats(nn.Linear(1, 1), torch.device("cpu"))
+    stats.epoch, stats.step = epoch, 5 * epoch
+    stats.trainers = {"trainer": Rates(0.1)}  # type: ignore[dict-item]
+    return stats
+
+
+def test_a_resumed_run_goes_on(tmp_path: Path) -> None:
+    first = LRRecorderHandler(tmp_path / "a", tensorboard=True)
+    stats = by_hand()
+    run_by_hand(first, stats, 2)
+    state = pickle.loads(pickle.dumps(first.state_dict()))
+    first.train_end(stats)
+
+    second = LRRecorderHandler(tmp_path / "b")
+    second.load_state_dict(state)
+    stats = by_hand(epoch=2)
+    run_by_hand(second, stats, 1)
+    second.train_end(stats)
+    assert column(tmp_path / "b", "step") == [5, 10, 15]
+    # The state that was loaded is not what the run writes to.
+    assert [row[1] for row in state["rows"]] == [5, 10]
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_gets_each_group(tmp_path: Path) -> None:
+    fit(LRRecorderHandler(tmp_path, tensorboard=True), trainers=two_trainers(), epochs=2)
+    assert scalars(tmp_path / "tensorboard") == {
+        "lr/body/group0": [(4, 0.5), (8, 0.5)],
+        "lr/body/group1": [(4, 0.25), (8, 0.25)],
+        "lr/head/group0": [(4, pytest.approx(1e-3)), (8, pytest.approx(1e-3))],
+    }
+
+
+def test_tensorboard_points_are_on_the_disk_with_the_state(tmp_path: Path) -> None:
+    recorder, stats = LRRecorderHandler(tmp_path, tensorboard=True), by_hand()
+    run_by_hand(recorder, stats, 1)
+    recorder.state_dict()
+    assert scalars(tmp_path / "tensorboard") == {"lr/trainer/group0": [(5, pytest.approx(0.1))]}
+    recorder.train_end(stats)
+
+
+def test_it_can_be_pickled_before_and_after(tmp_path: Path) -> None:
+    recorder = pickle.loads(pickle.dumps(LRRecorderHandler(tmp_path, tensorboard=True)))
+    fit(recorder, epochs=1)
+    again = pickle.loads(pickle.dumps(recorder))
+    assert again.state_dict() == {"names": ["trainer"], "rows": [(1, 4, [[0.001]])]}
+    assert repr(again) == f"LRRecorderHandler(folder={tmp_path!r}, tensorboard=True)"
+
+
+def test_train_end_without_train_begin_writes_nothing(tmp_path: Path) -> None:
+    LRRecorderHandler(tmp_path).train_end(by_hand())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_arguments(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"LRRecorderHandler\(every=...\).*received 10"):
+        LRRecorderHandler(tmp_path, every=10)  # type: ignore[arg-type]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FolderError, match=r"LRRecorderHandler\(folder=...\)"):
+        fit(LRRecorderHandler(tmp_path / "file"))
+
+
+def test_without_matplotlib_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"LRRecorderHandler needs matplotlib.*\[report\]"):
+        fit(LRRecorderHandler(tmp_path))
+    assert list(tmp_path.iterdir()) == []
