@@ -11,7 +11,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 from estimator.data import with_uids
-from estimator.estimator import Estimator, Handle
+from estimator.estimator import Estimator
+from estimator.handle import Handle
 from estimator.handlers.base import (
     ArgumentError,
     ArgumentTypeError,

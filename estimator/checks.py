@@ -33,9 +33,9 @@ def _untouched(net: nn.Module) -> Iterator[None]:
 def initialise_lazy(run: Run, batch: Any) -> None:
     """Lets lazy modules take their shapes from a batch, before optimizers take the parameters."""
     if any(is_lazy(p) for p in run.net.parameters()):
-        run.open_batch(batch)
+        run.step.open(batch)
         with torch.no_grad():
-            run.processor.forward(run.stats.inputs)
+            run.step.processor.forward(run.stats.inputs)
         run.stats.clear_batch()
 
 
@@ -59,7 +59,7 @@ def check_batch(run: Run, batch: Any, *, training: bool) -> Losses:
     run.net.train(training)
     try:
         with _untouched(run.net), torch.set_grad_enabled(training):
-            run.open_batch(batch)
+            run.step.open(batch)
             return _check(run, training)
     except DataError:
         raise
@@ -77,7 +77,7 @@ def check_batch(run: Run, batch: Any, *, training: bool) -> Losses:
 
 
 def _check(run: Run, training: bool) -> Losses:
-    stats, processor = run.stats, run.processor
+    stats, processor = run.stats, run.step.processor
     with run.runtime.autocast:
         forward = processor.forward if training else processor.evaluate_forward
         outputs = stats.outputs = forward(stats.inputs)
@@ -102,7 +102,7 @@ def _check(run: Run, training: bool) -> Losses:
         )
     with torch.no_grad():
         run.train_metrics.check(outputs, stats.targets)
-        if run.per_sample:
+        if run.step.per_sample:
             _check_sample_losses(run, outputs)
     return losses
 
@@ -114,7 +114,7 @@ def _is_default(processor: BatchProcessor, name: str) -> bool:
 
 def _check_sample_losses(run: Run, outputs: Any) -> None:
     stats = run.stats
-    losses = run.processor.sample_losses(outputs, stats.targets)
+    losses = run.step.processor.sample_losses(outputs, stats.targets)
     if tuple(losses.shape) != (stats.batch_size,):
         raise DataError(
             f"the losses of single samples must have the shape ({stats.batch_size},), one a "

@@ -311,7 +311,9 @@ def split_fraction(train: Any, fraction: float, seed: int | None) -> tuple[Any, 
         ArgumentError: The fraction is not between 0 and 1, or leaves one side empty, or `train`
             cannot be split.
     """
-    dataset = train.dataset if isinstance(train, DataLoader) else as_dataset(train, "fit(train=...)")
+    dataset = (
+        train.dataset if isinstance(train, DataLoader) else as_dataset(train, "fit(train=...)")
+    )
     if dataset is None or isinstance(dataset, IterableDataset):
         raise ArgumentError(
             f"fit(val={fraction!r}) splits a train that has a length and indices: arrays, a "

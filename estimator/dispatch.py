@@ -74,7 +74,7 @@ def _check_spelling(kind: type[EventHandler]) -> None:
         if name.startswith("_") or hasattr(EventHandler, name):
             continue
         method = getattr(kind, name)
-        if not callable(method) or getattr(method, "estimator_events", ()):
+        if not callable(method) or hasattr(method, "estimator_events"):
             continue
         event = _meant(name)
         if event is not None:
@@ -120,7 +120,8 @@ class Dispatch:
 
     def __init__(self, handlers: Iterable[EventHandler]) -> None:
         self.handlers: list[EventHandler] = []
-        self._waiting: list[EventHandler] = []
+        self._joining: list[EventHandler] = []
+        self._leaving: list[EventHandler] = []
         self._calls: dict[int, dict[str, list[Hook]]] = {}
         for handler in handlers:
             self._insert(handler)
@@ -128,8 +129,7 @@ class Dispatch:
     def _insert(self, handler: EventHandler) -> None:
         if any(handler is other for other in self.handlers):
             raise HandlerError(
-                f"each handler may be given once; received {handler!r} twice. Make a second "
-                "object."
+                f"each handler may be given once; received {handler!r} twice. Make a second object."
             )
         self.handlers.append(handler)
         self.handlers.sort(key=lambda handler: handler.band)
@@ -150,31 +150,35 @@ class Dispatch:
 
     def join_later(self, handler: EventHandler) -> None:
         """Lets a handler in at the next epoch, so that it gets a begin for each end."""
-        self._waiting.append(handler)
+        self._joining.append(handler)
 
-    def admit(self) -> None:
-        """Lets the waiting handlers in."""
-        for handler in self._waiting:
-            self._insert(handler)
-            self._calls[id(handler)] = self._calls_of(handler)
+    def leave_later(self, handler: EventHandler) -> None:
+        """Takes a handler out at the next epoch, so that it gets an end for each begin."""
+        if any(handler is other for other in self._joining):
+            self._joining = [h for h in self._joining if h is not handler]
+        else:
+            self._leaving.append(handler)
+
+    def change_shift(self) -> None:
+        """Lets handlers out and in, between two epochs."""
+        leaving, self._leaving = self._leaving, []
+        joining, self._joining = self._joining, []
+        for handler in leaving:
+            self.handlers = [h for h in self.handlers if h is not handler]
+            calls = self._calls.pop(id(handler))
             self._assemble()
-            for hook in self._calls[id(handler)]["train_begin"]:
+            self.end(calls["train_end"])
+        for handler in joining:
+            self._insert(handler)
+            calls = self._calls[id(handler)] = self._calls_of(handler)
+            self._assemble()
+            for hook in calls["train_begin"]:
                 hook(self.stats)
-        self._waiting.clear()
 
-    def drop(self, handler: EventHandler) -> None:
-        """Takes a handler out of a run that is going on; it gets its `train_end`."""
-        if any(handler is other for other in self._waiting):
-            self._waiting = [h for h in self._waiting if h is not handler]
-            return
-        self.handlers = [h for h in self.handlers if h is not handler]
-        calls = self._calls.pop(id(handler), {})
-        self._assemble()
-        self.end(calls.get("train_end", ()))
-
-    def needs(self, what: str) -> bool:
-        """Whether a handler declares a need."""
-        return any(what in handler.needs for handler in self.handlers)
+    @property
+    def needs(self) -> set[str]:
+        """What the handlers want the loop to compute."""
+        return {need for handler in self.handlers for need in handler.needs}
 
     def named(self) -> dict[str, EventHandler]:
         """The handlers by unique name: class name, with #1, #2 for the next of a kind."""
@@ -228,8 +232,7 @@ def _hooks(handler: EventHandler, event: str, stats: TrainStats) -> Iterator[Hoo
         sources: list[Any] = [handler.function]
     else:
         kind = type(handler)
-        marked = (getattr(kind, name, None) for name in dir(kind) if not name.startswith("__"))
-        names = [m.__name__ for m in marked if getattr(m, "estimator_events", ())]
+        names = [n for n in dir(kind) if getattr(getattr(kind, n, None), "estimator_events", ())]
         sources = [getattr(handler, name) for name in names]
         method = getattr(handler, event)
         overridden = getattr(kind, event) is not getattr(EventHandler, event)

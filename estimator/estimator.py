@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import os
-import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from estimator import loop
+from estimator.choosing import HandlerLike, chosen_handlers, run_handlers
 from estimator.dispatch import Dispatch, as_handler
-from estimator.fitting import FitOptions, build_run, evaluation_run
+from estimator.fitting import FitOptions, build_run, evaluation_run, seed_everything
+from estimator.handle import Handle
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, EventHandler, Every
-from estimator.handlers.logging import LoggingHandler
-from estimator.handlers.metric import MetricHandler
-from estimator.handlers.progress import ProgressHandler
 from estimator.interrupt import interruptible
 from estimator.loss import Criterion
 from estimator.lr_finder import LRFinderResult, find_lr
@@ -35,26 +31,6 @@ from estimator.trainer import BoundTrainer, Trainer, TrainerSpec
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-HandlerLike = EventHandler | Callable[[TrainStats], Any]
-
-
-class Handle:
-    """Takes a handler away again: call `remove`, or use it in a `with` statement."""
-
-    def __init__(self, estimator: Estimator, handler: EventHandler) -> None:
-        self._estimator = estimator
-        self.handler = handler
-
-    def remove(self) -> None:
-        """Takes the handler away; a second call does nothing."""
-        self._estimator._remove(self.handler)
-
-    def __enter__(self) -> Handle:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.remove()
 
 
 class Estimator:
@@ -174,7 +150,9 @@ class Estimator:
         options = FitOptions(
             epochs, iterations, device, validate, accumulate, batch_size, precision, seed, progress
         )
-        run = build_run(self, train, val, options, trainers, self._run_handlers(handlers, progress))
+        run = build_run(
+            self, train, val, options, trainers, run_handlers(self._handlers, handlers, progress)
+        )
         self.train_stats, self._hooks = run.stats, run.hooks
         modes = [(module, module.training) for module in self.net.modules()]
         self._fitting = True
@@ -207,7 +185,9 @@ class Estimator:
                 "evaluate needs something to measure; this Estimator has loss=None and "
                 "metrics=None. Give it one of them."
             )
-        run, source = evaluation_run(self, data, "evaluate", self._chosen(handlers), batch_size)
+        run, source = evaluation_run(
+            self, data, "evaluate", chosen_handlers(self._handlers, handlers), batch_size
+        )
         loop.evaluate(run, source, "evaluate")
         return run.stats.val
 
@@ -225,7 +205,9 @@ class Estimator:
         Returns:
             The structure of one batch's outputs (tensor, tuple or dict), over all samples.
         """
-        run, source = evaluation_run(self, data, "predict", self._chosen(handlers), batch_size)
+        run, source = evaluation_run(
+            self, data, "predict", chosen_handlers(self._handlers, handlers), batch_size
+        )
         collected: list[Any] = []
         run.collected = collected
         loop.evaluate(run, source, "predict")
@@ -236,7 +218,7 @@ class Estimator:
     def add(self, handler: HandlerLike) -> Handle:
         """Attaches a handler to every following `fit`, `evaluate` and `predict`.
 
-        Added while a fit is going on, it joins at the next epoch.
+        While a fit is going on, handlers join and leave between two epochs.
 
         Args:
             handler: A handler object, or a function marked with `on`.
@@ -249,7 +231,7 @@ class Estimator:
         if self._fitting:
             assert self._hooks is not None
             self._hooks.join_later(added)
-        return Handle(self, added)
+        return Handle(added, self._remove)
 
     def _remove(self, handler: EventHandler) -> None:
         if not any(handler is other for other in self._handlers):
@@ -257,29 +239,7 @@ class Estimator:
         self._handlers = [other for other in self._handlers if other is not handler]
         if self._fitting:
             assert self._hooks is not None
-            self._hooks.drop(handler)
-
-    def _chosen(self, handlers: HandlerLike | Iterable[HandlerLike] | None) -> list[EventHandler]:
-        if handlers is None:
-            given: list[Any] = []
-        elif isinstance(handlers, Iterable):
-            given = list(handlers)
-        else:
-            given = [handlers]
-        chosen = [*self._handlers, *map(as_handler, given)]
-        if not any(isinstance(handler, MetricHandler) for handler in chosen):
-            chosen.insert(0, MetricHandler())
-        return chosen
-
-    def _run_handlers(
-        self, handlers: HandlerLike | Iterable[HandlerLike] | None, progress: bool
-    ) -> list[EventHandler]:
-        chosen = self._chosen(handlers)
-        reporters = (LoggingHandler, ProgressHandler)
-        if progress and not any(isinstance(handler, reporters) for handler in chosen):
-            bar = ProgressHandler()
-            chosen.append(bar if bar.visible else LoggingHandler())
-        return chosen
+            self._hooks.leave_later(handler)
 
     def plan(self) -> str:
         """The loop, with which handler runs where: of the last fit, or of the next by default.
@@ -290,7 +250,7 @@ class Estimator:
         """
         hooks = self._hooks
         if hooks is None:
-            hooks = Dispatch(copy.copy(self._chosen(None)))
+            hooks = Dispatch(chosen_handlers(self._handlers, None))
             hooks.bind(TrainStats(self.net, torch.device("cpu")))
         return write_plan(hooks)
 
@@ -350,10 +310,3 @@ class Estimator:
     def __repr__(self) -> str:
         metrics = ", ".join(self.metrics.names)
         return f"Estimator({type(self.net).__name__}, loss={self.loss!r}, metrics=[{metrics}])"
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds the global random streams of Python, NumPy and torch."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
 from estimator.accumulation import Accumulation
@@ -17,7 +19,7 @@ from estimator.history import History
 from estimator.loss import Losses
 from estimator.notices import notice
 from estimator.processor import BatchProcessor, positional_parameters
-from estimator.run import Run
+from estimator.run import Run, rate_columns
 from estimator.runtime import Precision, Runtime, find_device
 from estimator.stats import TrainStats
 from estimator.trainer import Trainer, TrainerSpec, check_disjoint, named_trainers
@@ -66,7 +68,7 @@ def build_run(
     if isinstance(val, (int, float)):
         train, val = split_fraction(train, float(val), options.seed)
     run = _new_run(est, hooks, _device(options), options.precision)
-    uids = run.needs_uids
+    uids = run.step.needs_uids
     run.train_source = Source(
         train, "fit(train=...)", batch_size=options.batch_size, shuffle=True, uids=uids
     )
@@ -80,7 +82,7 @@ def build_run(
             f"fit(validate={options.validate!r}) has no effect without validation data; received "
             "val=None.", stacklevel=3,
         )  # fmt: skip
-    run.accumulation = Accumulation(options.accumulate, is_sum=run.is_sum)
+    run.step.accumulation = Accumulation(options.accumulate, is_sum=run.step.is_sum)
     run.stats.epochs, run.stats.iterations = epochs, iterations
     run.stats.batches, run.stats.val_data = run.train_source.batches, val
     _first_batches(est, run, trainers, options)
@@ -114,7 +116,9 @@ def _targets(options: FitOptions) -> tuple[int | None, int | None]:
             f"epochs={epochs} and iterations={iterations}. Leave one out."
         )
     if epochs is None and iterations is None:
-        notice("Neither epochs nor iterations given: training for one epoch.", show=options.progress)
+        notice(
+            "Neither epochs nor iterations given: training for one epoch.", show=options.progress
+        )
         epochs = 1
     return epochs, iterations
 
@@ -158,7 +162,11 @@ def _bind_trainers(est: Estimator, run: Run, trainers: Trainers, options: FitOpt
         before = list(est._trainers.values())
         est._trainers = {}
         for name, spec in named_trainers(trainers).items():
-            known = [(s, b) for s, b in before if s is spec or s.optimizer is spec.optimizer is b.optimizer]
+            known = [
+                (s, b)
+                for s, b in before
+                if s is spec or s.optimizer is spec.optimizer is b.optimizer
+            ]
             est._trainers[name] = known[0] if known else (spec, spec.bind(name, run.net))
     bound = {name: trainer for name, (_, trainer) in est._trainers.items()}
     left_out = check_disjoint(bound, run.net)
@@ -169,10 +177,10 @@ def _bind_trainers(est: Estimator, run: Run, trainers: Trainers, options: FitOpt
             "requires_grad_(False), or give them a trainer.", stacklevel=5,
         )  # fmt: skip
     run.runtime.prepare(run.net, bound.values())
-    run.stats.trainers, run.trainers = bound, list(bound.values())
-    own = {id(p): p for p in run.net.parameters()}
-    own |= {id(p): p for trainer in run.trainers for p in trainer.params}
-    run.parameters = list(own.values())
+    run.stats.trainers, run.step.trainers = bound, list(bound.values())
+    own: dict[int, torch.Tensor] = {id(p): p for p in run.net.parameters()}
+    own |= {id(p): p for trainer in run.step.trainers for p in trainer.params}
+    run.step.parameters = list(own.values())
 
 
 def _name_values(run: Run, losses: Losses) -> None:
@@ -186,7 +194,9 @@ def _name_values(run: Run, losses: Losses) -> None:
         stats.monitors |= {f"val_{name}": better for name, better in values.items()}
     for handler in run.hooks.handlers:
         stats.monitors |= dict(handler.provides)
-    stats.history = History(["epoch", "step", "time", *run.rates(), "complete", *stats.monitors])
+    stats.history = History(
+        ["epoch", "step", "time", *rate_columns(run.step.trainers), "complete", *stats.monitors]
+    )
 
 
 def evaluation_run(
@@ -207,8 +217,8 @@ def evaluation_run(
     precision = runtime.precision if runtime is not None else None
     run = _new_run(est, hooks, placed.device, precision)
     if phase == "predict":
-        run.processor = _Predicting(est.processor)
-    source = Source(data, f"{phase}(data=...)", batch_size=batch_size, uids=run.needs_uids)
+        run.step.processor = _Predicting(est.processor)
+    source = Source(data, f"{phase}(data=...)", batch_size=batch_size, uids=run.step.needs_uids)
     run.begin()
     return run, source
 
@@ -239,3 +249,10 @@ class _Predicting(BatchProcessor):
 
     def evaluate_forward(self, inputs: Any) -> Any:
         return self.inner.evaluate_forward(inputs)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds the global random streams of Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,7 +36,7 @@ def train_epoch(run: Run) -> None:
         for batch in run.train_batches():
             train_batch(run, batch)
             if run.validates_inside():
-                evaluate(run, run.val_source, "validation")
+                evaluate(run, run.validation_data(), "validation")
                 run.add_row(complete=False)
             if stats.stops_in_batch or run.target_reached():
                 break
@@ -44,7 +45,7 @@ def train_epoch(run: Run) -> None:
                 optimize(run)
         complete = run.close_training()
         if run.validates_at_end(complete):
-            evaluate(run, run.val_source, "validation")
+            evaluate(run, run.validation_data(), "validation")
         run.close_epoch(complete)
     except BaseException as error:
         run.cut_epoch()
@@ -56,17 +57,18 @@ def train_epoch(run: Run) -> None:
 def train_batch(run: Run, batch: Any) -> None:
     """One batch: forward, loss, backward and, where its group is complete, the optimizer step."""
     stats, hooks = run.stats, run.hooks
+    step, began = run.step, perf_counter()
     try:
-        run.open_batch(batch)
+        step.open(batch)
         for hook in hooks.batch_begin:
             hook(stats)
-        loss = run.forward()
+        loss = step.forward()
         for hook in hooks.forward_end:
             hook(stats)
-        run.backward(loss)
+        step.backward(loss)
         if run.group_complete():
             optimize(run)
-        run.count_batch()
+        run.count_batch(began)
     except BaseException as error:
         hooks.fail(error, "batch_end")
         raise
@@ -75,10 +77,10 @@ def train_batch(run: Run, batch: Any) -> None:
 
 def optimize(run: Run) -> None:
     """One optimizer step from the gradients of a complete group."""
-    run.finish_gradients()
+    run.step.finish_gradients()
     for hook in run.hooks.backward_end:
         hook(run.stats)
-    run.step()
+    run.step.update()
 
 
 def evaluate(run: Run, source: Source, phase: Phase) -> None:
@@ -89,7 +91,9 @@ def evaluate(run: Run, source: Source, phase: Phase) -> None:
             hooks.begin("validation_begin")
             with torch.no_grad():
                 for batch in run.evaluation_batches(source):
-                    run.evaluate_batch(batch)
+                    run.step.open(batch)
+                    run.step.evaluate()
+                    run.count_evaluated()
                     for hook in hooks.validation_batch_end:
                         hook(stats)
             run.close_evaluation()

@@ -67,15 +67,18 @@ class _Setting(NamedTuple):
 
 
 def _setting(loss: LossFunction) -> _Setting:
+    names = ("reduction", "ignore_index", "weight")
     if isinstance(loss, nn.Module):
-        get = functools.partial(getattr, loss)
-        kind: Any = next((k for k in (*ELEMENTWISE, *OVER_CLASSES) if type(loss) is k), None)
+        known: dict[str, Any] = {n: getattr(loss, n) for n in names if hasattr(loss, n)}
+        kind: Any = type(loss)
     else:
-        keywords = loss.keywords if isinstance(loss, functools.partial) else {}
-        get = lambda name, default: keywords.get(name, default)  # noqa: E731  # twin of the partial above
+        known = loss.keywords if isinstance(loss, functools.partial) else {}
         kind = loss.func if isinstance(loss, functools.partial) else loss
-    reduction = get("reduction", "mean")
-    return _Setting(kind, reduction, get("ignore_index", -100), get("weight", None))
+    if kind not in ELEMENTWISE and kind not in OVER_CLASSES:
+        kind = None
+    return _Setting(
+        kind, known.get("reduction", "mean"), known.get("ignore_index", -100), known.get("weight")
+    )
 
 
 def settings_of(criterion: Criterion, outputs: Any, targets: Any) -> list[tuple[Any, Any, Any]]:
@@ -124,10 +127,11 @@ def _count_classes(loss: LossFunction, outputs: Any, targets: Any, samples: int)
     if targets.is_floating_point():
         return samples
     setting = _setting(loss)
-    kept = targets != setting.ignore_index
+    kept: torch.Tensor = targets != setting.ignore_index
     if setting.weight is None:
         return kept.sum()
-    return setting.weight[targets.where(kept, 0)].mul(kept).sum()
+    weights: torch.Tensor = setting.weight[targets.where(kept, 0)]
+    return weights.mul(kept).sum()
 
 
 def per_sample(loss: LossFunction, outputs: Any, targets: Any) -> torch.Tensor:
@@ -187,7 +191,8 @@ def _mean_over_items(losses: torch.Tensor, targets: Any, setting: _Setting) -> t
     flat = losses.flatten(1)
     if setting.kind in OVER_CLASSES and losses.shape == targets.shape:
         kept = (targets != setting.ignore_index).flatten(1).sum(1)
-        return flat.sum(1) / kept.clamp(min=1)
+        mean: torch.Tensor = flat.sum(1) / kept.clamp(min=1)
+        return mean
     return flat.mean(1)
 
 

@@ -39,7 +39,9 @@ class LRFinderResult(NamedTuple):
         Raises:
             ArgumentError: The loss was finite at fewer than three rates.
         """
-        points = [(lr, s) for lr, s in zip(self.lrs, self.smoothed, strict=True) if math.isfinite(s)]
+        points = [
+            (lr, s) for lr, s in zip(self.lrs, self.smoothed, strict=True) if math.isfinite(s)
+        ]
         if len(points) < 3:
             raise ArgumentError(
                 f"find_lr needs a finite loss at 3 rates or more; received {len(points)}. Lower "
@@ -55,7 +57,9 @@ class LRFinderResult(NamedTuple):
         axes = new_axes() if ax is None else ax
         axes.plot(self.lrs, self.losses, alpha=0.3, label="loss of the step")
         axes.plot(self.lrs, self.smoothed, label="smoothed")
-        axes.axvline(self.suggestion, color="tab:red", ls="--", label=f"suggestion {self.suggestion:.2g}")
+        axes.axvline(
+            self.suggestion, color="tab:red", ls="--", label=f"suggestion {self.suggestion:.2g}"
+        )
         finite = [s for s in self.smoothed if math.isfinite(s)]
         margin = 0.1 * (max(finite) - min(finite)) or 0.1
         axes.set_ylim(min(finite) - margin, max(finite) + margin)
@@ -141,7 +145,9 @@ def _without_schedule(spec: Trainer) -> Trainer:
 @contextlib.contextmanager
 def _restored(net: nn.Module, trainers: dict[str, Trainer]) -> Iterator[None]:
     weights = copy.deepcopy(net.state_dict())
-    optimizers = [s.optimizer for s in trainers.values() if isinstance(s.optimizer, torch.optim.Optimizer)]
+    optimizers = [
+        s.optimizer for s in trainers.values() if isinstance(s.optimizer, torch.optim.Optimizer)
+    ]
     states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
     try:
         yield

@@ -58,7 +58,7 @@ def plot_losses(history: History, ax: Axes | None = None) -> Figure:
             axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=label)
     axes.set_xlabel("epoch" if complete else "optimizer step")
     axes.set_ylabel("loss")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3)
     axes.legend()
     figure: Figure = axes.figure  # type: ignore[assignment]  # never a SubFigure of ours

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from time import perf_counter
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from estimator.accumulation import Accumulation
 from estimator.data import Source
 from estimator.dispatch import Dispatch
 from estimator.handlers.base import DataError, Every
 from estimator.history import Value
-from estimator.loss import Losses, as_losses
 from estimator.meter import LossMeter
 from estimator.metrics import MetricSet
-from estimator.processor import UID, BatchProcessor, UidSample, describe
+from estimator.processor import BatchProcessor
 from estimator.runtime import Runtime, detach, move
 from estimator.snapshot import capture
 from estimator.stats import Phase, TrainStats
+from estimator.step import Step
 from estimator.trainer import BoundTrainer
 
 _END = object()
-_now = time.perf_counter
 
 
 class Run:
@@ -50,24 +48,17 @@ class Run:
         runtime: Runtime,
         metrics: MetricSet,
     ) -> None:
-        self.stats, self.hooks, self.processor, self.runtime = stats, hooks, processor, runtime
+        self.stats, self.hooks, self.runtime = stats, hooks, runtime
+        self.step = Step(stats, processor, runtime=runtime, needs=hooks.needs)
         self.net: nn.Module = stats.net
         self.train_metrics, self.val_metrics = metrics.copy(), metrics.copy()
         self.meter, self.val_meter = LossMeter(runtime.device), LossMeter(runtime.device)
-        self.trainers: list[BoundTrainer] = []
-        self.parameters: list[torch.Tensor] = []
         self.train_source: Source | None = None
         self.val_source: Source | None = None
         self.validate = Every(epochs=1)
-        self.accumulation = Accumulation(1)
         self.collected: list[Any] | None = None
-        self.is_sum = processor.criterion is not None and processor.criterion.sums
-        self.per_sample = hooks.needs("sample_losses")
-        self.needs_uids = hooks.needs("uids")
-        self._losses = Losses(torch.zeros(()), {})
         self._iterator: Iterator[Any] = iter(())
         self._is_last = False
-        self._began = 0.0
         self._validated_at: int | None = None
         stats.metrics = self.train_metrics
 
@@ -80,7 +71,7 @@ class Run:
 
     def check_monitors(self) -> None:
         """Checks the values that schedulers follow."""
-        for trainer in self.trainers:
+        for trainer in self.step.trainers:
             if trainer.monitor is not None:
                 trainer.monitor.resolve(self.stats, "Trainer")
 
@@ -109,27 +100,27 @@ class Run:
 
     def open_epoch(self) -> None:
         """Forgets the sums of the last epoch."""
-        self.hooks.admit()
+        self.hooks.change_shift()
         self.meter.reset()
-        self.accumulation.filled = 0
+        self.step.accumulation.filled = 0
         self.stats.train = {}
 
     def train_batches(self) -> Iterator[Any]:
         """The epoch's batches; knows which one is the last and measures the waiting."""
         stats, source = self.stats, self.train_source
         assert source is not None
-        began = _now()
+        began = perf_counter()
         self._iterator = iterator = source.epoch()
         # Only a group of batches has to know its last one before it is there.
-        ahead = self.accumulation.size > 1 and source.batches is None
+        ahead = self.step.accumulation.size > 1 and source.batches is None
         batch, index = next(iterator, _END), 0
         while batch is not _END:
             following = next(iterator, _END) if ahead else None
-            stats.fetch_seconds += _now() - began
+            stats.fetch_seconds += perf_counter() - began
             stats.batch_index, index = index, index + 1
             self._is_last = following is _END if ahead else index == source.batches
             yield batch
-            began = _now()
+            began = perf_counter()
             batch = following if ahead else next(iterator, _END)
         if index == 0:
             raise source.empty()
@@ -140,88 +131,24 @@ class Run:
             )
         self._is_last = True
 
-    def open_batch(self, batch: Any) -> None:
-        """Brings a batch to the device and fills the batch fields."""
-        self._began = _now()
-        stats, processor = self.stats, self.processor
-        stats.uids = stats.outputs = stats.sample_losses = None
-        if type(batch) is UidSample:
-            batch, stats.uids = batch
-        elif isinstance(batch, dict):
-            stats.uids = batch.get(UID)
-        if self.needs_uids and stats.uids is None:
-            raise _no_uids(batch)
-        stats.batch = batch
-        split = processor.split if stats.phase == "train" else processor.evaluate_split
-        inputs, targets = split(batch)
-        stats.inputs = inputs = move(inputs, self.runtime.device)
-        stats.targets = targets = move(targets, self.runtime.device)
-        stats.batch_size = processor.size(inputs, targets)
-
-    def forward(self) -> torch.Tensor:
-        """Runs the net and the loss."""
-        stats, processor = self.stats, self.processor
-        with self.runtime.autocast:
-            outputs = stats.outputs = processor.forward(stats.inputs)
-            total, parts = as_losses(processor.loss(outputs, stats.targets), "the loss")
-        self._take_losses(total.detach(), parts)
-        return total
-
-    def _take_losses(self, total: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
-        stats = self.stats
-        if parts:
-            parts = {name: part.detach() for name, part in parts.items()}
-        self._losses = Losses(total, parts)
-        stats.loss, stats.losses = total, parts
-        if self.per_sample:
-            with torch.no_grad():
-                losses = self.processor.sample_losses(detach(stats.outputs), stats.targets)
-            stats.sample_losses = losses.detach().float()
-
-    def backward(self, loss: torch.Tensor) -> None:
-        """Adds this batch's gradients to those of its group."""
-        stats, group = self.stats, self.accumulation
-        if group.filled == 0:
-            for parameter in self.parameters:
-                parameter.grad = None
-        assert stats.batch_size is not None
-        outputs = stats.outputs = detach(stats.outputs)
-        self._count = self.processor.count(outputs, stats.targets, stats.batch_size)
-        self.runtime.backward(group.weigh(loss, self._count, stats.batch_size))
-        stats.stepped = False
-
     def group_complete(self) -> bool:
         """Whether the optimizers are to step now."""
-        return self.accumulation.full(self._is_last)
+        return self.step.accumulation.full(self._is_last)
 
     def group_open(self) -> bool:
         """Whether the data ended inside a group, which happens when its length was wrong."""
-        return self.accumulation.filled > 0
+        return self.step.accumulation.filled > 0
 
-    def finish_gradients(self) -> None:
-        """Makes the gradients complete and unscaled."""
-        self.runtime.unscale(self.trainers)
-        self.accumulation.finish(self.parameters)
-
-    def step(self) -> None:
-        """Clips, lets the optimizers step, and advances schedulers that count steps."""
-        for trainer in self.trainers:
-            trainer.clip()
-        if self.runtime.step(self.trainers):
-            for trainer in self.trainers:
-                trainer.after_step()
-            self.stats.stepped = True
-            self.stats.step += 1
-
-    def count_batch(self) -> None:
-        """Advances the counters."""
-        stats, samples = self.stats, self.stats.batch_size
+    def count_batch(self, began: float) -> None:
+        """Advances the counters; `began` is when the batch was there."""
+        stats, step = self.stats, self.step
+        samples = stats.batch_size
         assert samples is not None
         stats.samples += samples
-        self.meter.add(self._losses, samples if self.is_sum else self._count, samples, is_sum=self.is_sum)
+        self.meter.add(step.losses, step.weight, samples, is_sum=step.is_sum)
         if self.val_source is not None:
             stats.validation_due = self._validation_due()
-        stats.update_seconds += _now() - self._began
+        stats.update_seconds += perf_counter() - began
 
     def _validation_due(self) -> bool:
         stats = self.stats
@@ -232,10 +159,20 @@ class Run:
         final = self._is_last and stats.epochs is not None and stats.epoch + 1 >= stats.epochs
         return due or final or (stats.iterations is not None and stats.step >= stats.iterations)
 
+    def validation_data(self) -> Source:
+        """The validation data of a run that validates."""
+        assert self.val_source is not None
+        return self.val_source
+
     def validates_inside(self) -> bool:
         """Whether a validation is due in the middle of the epoch."""
         stats = self.stats
-        if not stats.validation_due or self._is_last or stats.stops_in_batch or self.target_reached():
+        if (
+            not stats.validation_due
+            or self._is_last
+            or stats.stops_in_batch
+            or self.target_reached()
+        ):
             return False
         self._read_train()
         return True
@@ -271,7 +208,7 @@ class Run:
 
     def close_epoch(self, complete: bool) -> None:
         """Advances schedulers that count epochs and writes the row."""
-        for trainer in self.trainers:
+        for trainer in self.step.trainers:
             trainer.after_value("epoch_end", self.stats)
             if complete:
                 trainer.after_epoch()
@@ -292,23 +229,11 @@ class Run:
         if rows and rows[-1]["step"] == stats.step and not rows[-1]["complete"]:
             rows.pop()
         row: dict[str, Value] = {"epoch": stats.epoch, "step": stats.step, "time": stats.elapsed}
-        row |= self.rates() | {"complete": complete}
+        row |= rate_columns(self.step.trainers) | {"complete": complete}
         row |= {f"train_{name}": value for name, value in stats.train.items()}
         if self._validated_at == stats.step:
             row |= {f"val_{name}": value for name, value in stats.val.items()}
         stats.history.append(row)
-
-    def rates(self) -> dict[str, Value]:
-        """The learning-rate columns of a row."""
-        rates: dict[str, Value] = {"lr": self.trainers[0].lrs[0]} if self.trainers else {}
-        for trainer in self.trainers:
-            lrs = trainer.lrs
-            base = f"lr_{trainer.name}" if len(self.trainers) > 1 else "lr"
-            if len(lrs) > 1:
-                rates |= {f"{base}_group{i}": lr for i, lr in enumerate(lrs)}
-            elif len(self.trainers) > 1:
-                rates[base] = lrs[0]
-        return rates
 
     @contextlib.contextmanager
     def evaluating(self, phase: Phase) -> Iterator[None]:
@@ -335,22 +260,14 @@ class Run:
             self.stats.batch_index = index
             yield batch
 
-    def evaluate_batch(self, batch: Any) -> None:
-        """Runs the net, and the loss unless this is a prediction."""
-        stats, processor = self.stats, self.processor
-        self.open_batch(batch)
-        with self.runtime.autocast:
-            stats.outputs = processor.evaluate_forward(stats.inputs)
-            if stats.phase != "predict" and processor.has_loss:
-                losses = processor.evaluate_loss(stats.outputs, stats.targets)
-                self._take_losses(*as_losses(losses, "the loss"))
-        samples = stats.batch_size
-        assert samples is not None
+    def count_evaluated(self) -> None:
+        """Counts a batch of an evaluation, or keeps its outputs in a prediction."""
+        stats, step = self.stats, self.step
         if self.collected is not None:
             self.collected.append(move(detach(stats.outputs), torch.device("cpu")))
         elif stats.loss is not None:
-            weight = samples if self.is_sum else processor.evaluate_count(stats.outputs, stats.targets, samples)
-            self.val_meter.add(self._losses, weight, samples, is_sum=self.is_sum)
+            assert stats.batch_size is not None
+            self.val_meter.add(step.losses, step.weight, stats.batch_size, is_sum=step.is_sum)
 
     def close_evaluation(self) -> None:
         """Reads the results to the host, once."""
@@ -361,7 +278,7 @@ class Run:
         if stats.phase == "validation":
             self._validated_at = stats.step
             stats.validation_due = False
-            for trainer in self.trainers:
+            for trainer in self.step.trainers:
                 trainer.after_value("validation_end", stats)
 
 
@@ -369,9 +286,14 @@ def _counts(data: Any) -> bool:
     return isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset)
 
 
-def _no_uids(batch: Any) -> DataError:
-    return DataError(
-        f"a handler follows single samples and needs their identities; received a batch without: "
-        f"{describe(batch)}. Wrap the data: with_uids(loader), or add a key {UID!r} to "
-        "dictionary batches."
-    )
+def rate_columns(trainers: Sequence[BoundTrainer]) -> dict[str, Value]:
+    """The learning-rate columns of a row: `lr`, and one for each trainer and group of several."""
+    rates: dict[str, Value] = {"lr": trainers[0].lrs[0]} if trainers else {}
+    for trainer in trainers:
+        lrs = trainer.lrs
+        base = f"lr_{trainer.name}" if len(trainers) > 1 else "lr"
+        if len(lrs) > 1:
+            rates |= {f"{base}_group{i}": lr for i, lr in enumerate(lrs)}
+        elif len(trainers) > 1:
+            rates[base] = lrs[0]
+    return rates

@@ -125,9 +125,9 @@ class Runtime:
     def backward(self, loss: torch.Tensor) -> None:
         """Adds the gradients of a loss, scaled where the precision needs it."""
         if self.scaler is None:
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            loss.backward()
         else:
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # as above
+            self.scaler.scale(loss).backward()
 
     def unscale(self, trainers: Iterable[BoundTrainer]) -> None:
         """Takes the scale out of the gradients, before anyone looks at them."""

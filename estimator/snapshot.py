@@ -28,7 +28,7 @@ def capture(run: Run) -> dict[str, Any]:
     return {
         "version": VERSION,
         "net": run.net.state_dict(),
-        "trainers": {trainer.name: trainer.state_dict() for trainer in run.trainers},
+        "trainers": {trainer.name: trainer.state_dict() for trainer in run.step.trainers},
         "scaler": None if scaler is None else scaler.state_dict(),
         "metrics": run.train_metrics.state_dict(),
         "stats": {

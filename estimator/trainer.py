@@ -91,7 +91,9 @@ class Trainer:
         clip_value: float | None = None,
         **options: Any,
     ) -> None:
-        self.optimizer = optimizer if isinstance(optimizer, Optimizer) else _optimizer_class(optimizer)
+        self.optimizer = (
+            optimizer if isinstance(optimizer, Optimizer) else _optimizer_class(optimizer)
+        )
         if self.optimizer is torch.optim.LBFGS or isinstance(self.optimizer, torch.optim.LBFGS):
             raise ArgumentError(
                 "Trainer(optimizer=...) must take one step a gradient; received LBFGS, which "
@@ -202,7 +204,8 @@ def _submodule(name: str, net: nn.Module) -> nn.Module:
             f"Trainer(params={name!r}) must name a submodule of {type(net).__name__}. "
             f"{nearest(name, [m for m in modules if m])}"
         )
-    return modules[name]
+    module: nn.Module = modules[name]
+    return module
 
 
 class BoundTrainer:
@@ -310,7 +313,9 @@ def _build_scheduler(spec: SchedulerSpec | None, optimizer: Optimizer) -> LRSche
 TrainerSpec = Trainer | str | type[Optimizer] | Optimizer
 
 
-def named_trainers(trainers: TrainerSpec | Iterable[TrainerSpec] | Mapping[str, TrainerSpec]) -> dict[str, Trainer]:
+def named_trainers(
+    trainers: TrainerSpec | Iterable[TrainerSpec] | Mapping[str, TrainerSpec],
+) -> dict[str, Trainer]:
     """Reads the `trainers` argument of `fit` as Trainers by name.
 
     A single one is called "trainer", those of a list "0", "1" and so on.

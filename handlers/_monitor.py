@@ -79,7 +79,9 @@ class Monitor:
         """
         if self.name not in stats.monitors:
             why = ""
-            if self.name.startswith("val_") and not any(m.startswith("val_") for m in stats.monitors):
+            if self.name.startswith("val_") and not any(
+                m.startswith("val_") for m in stats.monitors
+            ):
                 why = "This run has no validation data (pass val= to fit). "
             raise MonitorError(
                 f"{owner}(monitor={self.name!r}): no such value appears in this run. "
@@ -106,7 +108,9 @@ class Monitor:
         """Reads the fresh value and keeps `stats.best` of this name up to date."""
         value = stats.value(self.name)
         held = stats.best.get(self.name)
-        beats = held is None or (value > held.value if self.higher_is_better else value < held.value)
+        beats = held is None or (
+            value > held.value if self.higher_is_better else value < held.value
+        )
         if beats and not math.isnan(value):
             stats.set_best(self.name, value)
         return value

@@ -141,8 +141,10 @@ def _number(number: Any) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """The text with its end cut off where it is too long."""
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+    """The text without its middle where it is too long: names often differ in their ends."""
+    if len(text) <= length:
+        return text
+    return f"{text[: length // 2]}…{text[len(text) - (length - 1) // 2 :]}"
 
 
 def unit_range(image: Tensor) -> Tensor:

@@ -203,7 +203,12 @@ def schedule_for(event: str, schedule: int | Every | None) -> Every | None:
     """Reads the `every=` of `on`: a plain number counts in the unit of its event."""
     if not isinstance(schedule, int) or isinstance(schedule, bool):
         return None if schedule is None else check_every(schedule, f"on({event!r}, every=...)")
-    return Every(**{_UNIT_OF_EVENT.get(event, "calls"): schedule})
+    unit = _UNIT_OF_EVENT.get(event, "calls")
+    return Every(
+        steps=schedule if unit == "steps" else None,
+        epochs=schedule if unit == "epochs" else None,
+        calls=schedule if unit == "calls" else None,
+    )
 
 
 def on(event: str, *, every: int | Every | None = None) -> Callable[[F], F]:
@@ -223,12 +228,14 @@ def on(event: str, *, every: int | Every | None = None) -> Callable[[F], F]:
         ...     print(stats.step, float(stats.loss))
     """
     if event not in EVENTS:
-        raise ArgumentError(f"on(event=...): no event is called {event!r}. {nearest(event, EVENTS)}")
+        raise ArgumentError(
+            f"on(event=...): no event is called {event!r}. {nearest(event, EVENTS)}"
+        )
     schedule = schedule_for(event, every)
 
     def mark(function: F) -> F:
         marks = getattr(function, "estimator_events", ())
-        function.estimator_events = (*marks, (event, schedule))  # type: ignore[attr-defined]  # functions take attributes
+        vars(function)["estimator_events"] = (*marks, (event, schedule))
         return function
 
     return mark

@@ -65,11 +65,18 @@ def reduced(values: torch.Tensor) -> torch.Tensor:
         Shape (7,): L2 norm, mean, standard deviation, min, max, count of elements that are not
         zero, count of finite elements.
     """
-    std, mean = torch.std_mean(values, correction=0)
-    low, high = torch.aminmax(values)
-    norm = torch.linalg.vector_norm(values)
-    parts = (norm, mean, std, low, high, torch.count_nonzero(values), torch.isfinite(values).sum())
     wide = torch.float32 if values.device.type == "mps" else torch.float64
+    low, high = torch.aminmax(values)
+    parts = (
+        torch.linalg.vector_norm(values),
+        # In 32 bits the means of several calls would lie too far off to join their variances.
+        values.mean(dtype=wide),
+        values.std(correction=0),
+        low,
+        high,
+        torch.count_nonzero(values),
+        torch.isfinite(values).sum(),
+    )
     return torch.stack([part.to(wide) for part in parts])
 
 

@@ -72,12 +72,10 @@ def write_map(stem: Path, ranking: Ranking, epochs: list[int], *, rank: Rank, sp
     _write_text(stem.with_name(f"{stem.name}.txt"), ranking, rank)
     _write_table(stem.with_name(f"{stem.name}.csv"), drawn, epochs, rank)
     count = len(ranking.uids)
-    what = (
-        f"all {count:,} samples"
-        if count <= DRAWN_SAMPLES
-        else (f"the {DRAWN_SAMPLES:,} worst of {count:,} samples")
-    )
-    title = f"{split}: loss by epoch, {what}, ordered by their {rank} loss"
+    samples = f"{count:,} sample{'s' if count > 1 else ''}"
+    if count > DRAWN_SAMPLES:
+        samples = f"the {DRAWN_SAMPLES:,} worst of {samples}"
+    title = f"{split}: loss by epoch of {samples}, ordered by {rank} loss"
     _draw(stem.with_name(f"{stem.name}.png"), drawn, epochs, limits, title)
 
 
@@ -103,7 +101,7 @@ def _draw(
 ) -> None:
     figures = require("matplotlib.figure", "report", "WorstSamplesHandler")
     agg = require("matplotlib.backends.backend_agg", "report", "WorstSamplesHandler")
-    height = float(np.clip(2.4 + 0.22 * len(epochs), 3.2, 10))
+    height = float(np.clip(2.6 + 0.22 * len(epochs), 3.4, 10))
     figure = figures.Figure(figsize=(13, height), dpi=100, layout="constrained")
     agg.FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -121,15 +119,16 @@ def _draw(
 def _label_axes(axes: Any, drawn: Ranking, epochs: list[int]) -> None:
     count = len(drawn.uids)
     if count <= _LABELLED_SAMPLES:
-        names = [shortened(str(uid), 12) for uid in drawn.uids.tolist()]
+        names = [shortened(str(uid), 16) for uid in drawn.uids.tolist()]
         turned = max(map(len, names)) > 3
         axes.set_xticks(range(count), names, rotation=90 if turned else 0, parse_math=False)
         axes.set_xlabel("uid of the sample, worst first")
     else:
-        places = np.unique(np.linspace(0, count - 1, 11).round().astype(int))
-        axes.set_xticks(places, [f"{place + 1:,}" for place in places])
+        step = 10 if count <= 100 else 50 if count <= 500 else 100
+        ranks = [1, *range(step, count + 1, step)]
+        axes.set_xticks([rank - 1 for rank in ranks], [f"{rank:,}" for rank in ranks])
         axes.set_xlabel("rank of the sample, worst first")
-    rows = np.linspace(0, len(epochs) - 1, min(len(epochs), _LABELLED_EPOCHS)).round().astype(int)
+    rows = range(0, len(epochs), -(-len(epochs) // _LABELLED_EPOCHS))
     axes.set_yticks(rows, [str(epochs[row]) for row in rows])
     axes.set_ylabel("epoch")
     axes.tick_params(labelsize=8)
@@ -140,5 +139,5 @@ def _add_colour_bar(figure: Any, axes: Any, limits: tuple[float, float]) -> None
     colors = require("matplotlib.colors", "report", "WorstSamplesHandler")
     scale = scalars.ScalarMappable(colors.Normalize(*limits), "autumn_r")
     bar = figure.colorbar(scale, ax=axes, extend="both", pad=0.01, aspect=25)
-    bar.set_label("loss (beyond the ends: same colour)", fontsize=9)
+    bar.set_label("loss", fontsize=9)
     bar.ax.tick_params(labelsize=8)

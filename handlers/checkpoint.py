@@ -191,6 +191,7 @@ class CheckpointHandler(EventHandler):
         if stats.error is None and self._folder is not None and not self._holds(stats.step):
             self._save(stats)
         self._folder = self._clock = None
+        self.run_id = ""
 
     def _mine(self) -> list[Entry]:
         return [entry for entry in self._entries if entry["run"] == self.run_id]

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from estimator.stats import TrainStats
 
 _LOG = logging.getLogger("estimator")
-_NAN_POLICIES = ("bad", "ignore", "stop", "raise")
 
 
 class EarlyStoppingHandler(EventHandler):
@@ -59,8 +58,8 @@ class EarlyStoppingHandler(EventHandler):
         ... )
         >>> stats.epoch
         3
-        >>> stats.stopped
-        'EarlyStoppingHandler: val_loss did not improve on ... (patience=2)'
+        >>> stats.stopped.endswith("2 times in a row (patience=2)")
+        True
     """
 
     band = Band.DECIDE
@@ -90,10 +89,10 @@ class EarlyStoppingHandler(EventHandler):
                 "EarlyStoppingHandler(baseline=...) must be a finite number or None; "
                 f"received {baseline!r}."
             )
-        if nan not in _NAN_POLICIES:
+        if nan not in ("bad", "ignore", "stop", "raise"):
             raise ArgumentError(
-                f"EarlyStoppingHandler(nan=...) must be one of {', '.join(map(repr, _NAN_POLICIES))};"
-                f" received {nan!r}."
+                "EarlyStoppingHandler(nan=...) must be 'bad', 'ignore', 'stop' or 'raise'; "
+                f"received {nan!r}."
             )
         self._monitor = Monitor(monitor, mode=mode, min_delta=min_delta, relative=relative)
         self.monitor, self.mode = monitor, mode
@@ -167,29 +166,27 @@ class EarlyStoppingHandler(EventHandler):
             return
         value = self._monitor.observe(stats)
         bar = self.baseline if self.best is None else self.best
-        if not math.isfinite(value):
-            self._meet_nonfinite(stats, value)
-        elif self._monitor.improves(value, bar):
+        if math.isfinite(value) and self._monitor.improves(value, bar):
             self.best, self.best_epoch, self.best_step = value, stats.epoch, stats.step
             self.bad = 0
             if self.restore_best:
                 self.weights = self._measured or _copy_state(stats.net)
-        else:
+        elif math.isfinite(value) or self.nan == "bad":
             self.bad += 1
-        if self.bad >= self.patience:
-            self._stop(stats, f"{self._missed()} {self.bad} times in a row (patience={self.patience})")
+            if self.bad >= self.patience:
+                count = f"{self.bad} times in a row (patience={self.patience})"
+                self._stop(stats, f"{self._missed()} {count}")
+        elif self.nan != "ignore":
+            self._end_nonfinite(stats, value)
 
-    def _meet_nonfinite(self, stats: TrainStats, value: float) -> None:
+    def _end_nonfinite(self, stats: TrainStats, value: float) -> None:
         what = f"{self.monitor} is {value} at epoch {stats.epoch}, step {stats.step}"
         if self.nan == "raise":
             raise DataError(
                 f"EarlyStoppingHandler(monitor={self.monitor!r}, nan='raise'): {what}. "
                 "Lower the learning rate, clip gradients, or look at the data of this epoch."
             )
-        if self.nan == "stop":
-            self._stop(stats, f"{what} (nan='stop')")
-        elif self.nan == "bad":
-            self.bad += 1
+        self._stop(stats, f"{what} (nan='stop')")
 
     def _missed(self) -> str:
         if self.best is not None:
@@ -220,8 +217,5 @@ class EarlyStoppingHandler(EventHandler):
 
 
 def _copy_state(net: torch.nn.Module) -> dict[str, Any]:
-    """Parameters and buffers, cloned."""
-    return {
-        name: value.detach().clone() if isinstance(value, torch.Tensor) else copy.deepcopy(value)
-        for name, value in net.state_dict().items()
-    }
+    """Parameters and buffers, on their devices."""
+    return copy.deepcopy(net.state_dict())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +20,9 @@ from estimator.handlers.base import (
 
 if TYPE_CHECKING:
     from estimator.stats import TrainStats
+
+
+_Pairs = tuple[list[torch.Tensor], list[torch.Tensor]]
 
 
 class EMAHandler(EventHandler):
@@ -97,8 +101,9 @@ class EMAHandler(EventHandler):
         """Starts from the net's weights; a resumed run goes on with its average."""
         self._claim(stats)
         live = _averaged_parameters(stats.net)
+        start = live
         if stats.step == 0 or not self.shadow:
-            self.count, start = 0, live
+            self.count = 0
         else:
             _check_match(self.shadow, live)
             start = self.shadow
@@ -163,7 +168,8 @@ class EMAHandler(EventHandler):
         self._clock = None
         stats.scratch.pop(self, None)
 
-    def averaged_state(self, net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    @torch.no_grad()
+    def averaged_state(self, net: torch.nn.Module) -> dict[str, Any]:
         """The net's state with the average in place of its weights, as copies.
 
         Args:
@@ -175,11 +181,15 @@ class EMAHandler(EventHandler):
         Raises:
             DataError: The net is not like the one that was trained.
         """
-        _check_match(self.shadow, _averaged_parameters(net))
-        return {
-            name: self.shadow.get(name, value).detach().to(value.dtype, copy=True)
-            for name, value in net.state_dict().items()
-        }
+        live = _averaged_parameters(net)
+        _check_match(self.shadow, live)
+        state: dict[str, Any] = copy.deepcopy(net.state_dict())
+        # A shared parameter has several names there, and one average.
+        averages = {id(p): self.shadow[name] for name, p in live.items()}
+        for name, p in net.named_parameters(remove_duplicate=False):
+            if id(p) in averages:
+                state[name].copy_(averages[id(p)])
+        return state
 
     def _claim(self, stats: TrainStats) -> None:
         others = [h for h in stats.scratch if isinstance(h, EMAHandler) and h is not self]
@@ -190,19 +200,16 @@ class EMAHandler(EventHandler):
             )
         stats.scratch[self] = None
 
-    def _show(self, live: dict[str, torch.nn.Parameter]) -> None:
+    def _show(self, live: dict[str, torch.Tensor]) -> None:
         if live:
             torch._foreach_copy_(list(live.values()), [self.shadow[name] for name in live])
 
 
-_Pairs = tuple[list[torch.Tensor], list[torch.Tensor]]
-
-
-def _columns(pairs: list[tuple[torch.Tensor, torch.nn.Parameter]]) -> _Pairs:
+def _columns(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> _Pairs:
     return [s for s, _ in pairs], [p for _, p in pairs]
 
 
-def _averaged_parameters(net: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+def _averaged_parameters(net: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters that have an average: no integers; those that are shared, once."""
     return {
         name: p for name, p in net.named_parameters() if p.is_floating_point() or p.is_complex()
@@ -214,9 +221,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def _check_match(
-    shadow: dict[str, torch.Tensor], live: dict[str, torch.nn.Parameter]
-) -> None:
+def _check_match(shadow: dict[str, torch.Tensor], live: dict[str, torch.Tensor]) -> None:
     ours = {name: tuple(t.shape) for name, t in shadow.items()}
     theirs = {name: tuple(p.shape) for name, p in live.items()}
     if ours != theirs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,22 +36,20 @@ class LoggingHandler(EventHandler):
         | fetch 12 % 3.1 ms | update 88 % 22.8 ms
 
     (one line). The speed is that since the last such line, validations left out; the loss is that
-    of the latest batch, the only number read from its device. `fetch` is the wait for a batch and
-    `update` the work on it, as a share of both and as a mean: a loader that cannot keep up shows
-    here. `?` stands for what is not known.
+    of the latest batch. `fetch` is the wait for a batch and `update` the work on it, as a share of
+    both and as a mean: a loader that cannot keep up shows here. `?` is what is not known.
 
-    Lines go through the logger "estimator" at level INFO, a failure at WARNING. A program that has
-    logging handlers gets them there. Several of these handlers in one run repeat no line.
+    Lines go through the logger "estimator" at level INFO, a failure at WARNING. Several of these
+    handlers in one run repeat no line.
 
     Args:
-        file: A file to append to, in UTF-8; its folder is made. It gets this handler's lines,
-            and whatever else passes the logger during the run.
+        file: A file to append to, in UTF-8; its folder is made. It gets this handler's lines
+            and all else that passes the logger.
         every: When to write inside an epoch, as in `every(100)` or `every(seconds=30)`. A
             schedule in epochs thins out the lines of the epochs.
-        console: Whether the lines are to be seen: for the length of a run the logger lets INFO
-            pass (unless it has a level of its own) and writes to stderr (unless it or the root
-            has a handler). Without it they go to the file alone or, where there is no file, to
-            the handlers that the program has.
+        console: Whether the lines are to be seen: during a run the logger lets INFO pass (unless
+            it has a level of its own) and writes to stderr (unless it or the root has a handler).
+            If not, they go to the file alone or, without a file, to the program's own handlers.
         band: When it runs within an event; None is `Band.REPORT`.
 
     Raises:
@@ -162,17 +159,16 @@ class _Output:
     def __init__(self, file: str | os.PathLike[str] | None, console: bool) -> None:
         self.aloud = console or file is None
         self._file = None if file is None else _open_file(file)
-        self._console: logging.Handler | None = None
+        self._sinks: list[logging.Handler] = [] if self._file is None else [self._file]
+        above = logging.getLogger().handlers if _LOGGER.propagate else []
+        heard = any(not isinstance(sink, _LineFile) for sink in [*_LOGGER.handlers, *above])
+        if console and not heard:
+            self._sinks.append(logging.StreamHandler(_AboveBars()))
+        for sink in self._sinks:
+            _LOGGER.addHandler(sink)
         self._changed_level = console and _LOGGER.level == logging.NOTSET
         if self._changed_level:
             _LOGGER.setLevel(logging.INFO)
-        if console and not _has_handlers():
-            self._console = logging.StreamHandler(_AboveBars())
-        for sink in self._sinks():
-            _LOGGER.addHandler(sink)
-
-    def _sinks(self) -> list[logging.Handler]:
-        return [sink for sink in (self._console, self._file) if sink is not None]
 
     def write(self, text: str, level: int) -> None:
         """Writes a line to the file, whatever the logger lets pass."""
@@ -180,7 +176,7 @@ class _Output:
             self._file.handle(logging.LogRecord(_LOGGER.name, level, "", 0, text, None, None))
 
     def close(self) -> None:
-        for sink in self._sinks():
+        for sink in self._sinks:
             _LOGGER.removeHandler(sink)
             sink.close()
         if self._changed_level:
@@ -195,20 +191,12 @@ class _AboveBars:
 
         tqdm.write(text, file=sys.stderr, end="")
 
-    def flush(self) -> None:
-        sys.stderr.flush()
-
 
 class _LineFile(logging.FileHandler):
     """Gets its own handler's lines directly, so from the logger it takes all others only."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not hasattr(record, "estimator_line") and super().filter(record)
-
-
-def _has_handlers() -> bool:
-    above = logging.getLogger().handlers if _LOGGER.propagate else []
-    return any(not isinstance(handler, _LineFile) for handler in [*_LOGGER.handlers, *above])
 
 
 def _open_file(file: str | os.PathLike[str]) -> _LineFile:
@@ -239,16 +227,14 @@ class _Sums(NamedTuple):
 
 def _opening(stats: TrainStats) -> str:
     parameters = _count(sum(p.numel() for p in stats.net.parameters()), "parameter")
-    target = _count(stats.epochs or 1, "epoch")
-    if stats.iterations is not None:
-        target = _count(stats.iterations, "iteration")
-    begun = stats.epoch or stats.step
-    since = f" (from epoch {stats.epoch}, iteration {stats.step})" if begun else ""
+    epochs, iterations = _count(stats.epochs or 1, "epoch"), stats.iterations
+    target = epochs if iterations is None else _count(iterations, "iteration")
+    begun = f" (from epoch {stats.epoch}, iteration {stats.step})" if stats.samples else ""
     parts = [f"Training {type(stats.net).__name__}, {parameters}, on {stats.device} for {target}"]
     for name, trainer in stats.trainers.items():
         rates = ", ".join(f"{rate:.6g}" for rate in dict.fromkeys(trainer.lrs))
         parts.append(f"{name} {type(trainer.optimizer).__name__} lr {rates}")
-    return " | ".join(parts) + since
+    return " | ".join(parts) + begun
 
 
 def _iteration(stats: TrainStats, before: _Sums, now: _Sums) -> str:
@@ -256,8 +242,7 @@ def _iteration(stats: TrainStats, before: _Sums, now: _Sums) -> str:
     where, done = _position(stats)
     busy, elapsed = fetch + update, stats.elapsed
     parts = [
-        where,
-        f"{_per(samples, busy)} examples/s",
+        f"{where} | {_per(samples, busy)} examples/s",
         f"loss {'?' if stats.loss is None else format(float(stats.loss), '.4g')}",
         f"elapsed {_span(elapsed)}",
         f"left {_span(elapsed * max(1 / done - 1, 0)) if done else '?'}",
@@ -294,8 +279,8 @@ def _epoch(stats: TrainStats, row: dict[str, Value], seconds: float) -> str:
 def _closing(stats: TrainStats) -> str:
     outcome = f"stopped: {stats.stopped}" if stats.stopped else "completed"
     if stats.error is not None:
-        first_line = str(stats.error).partition("\n")[0]
-        outcome = f"failed: {type(stats.error).__name__}" + (first_line and f": {first_line}")
+        line = str(stats.error).partition("\n")[0]
+        outcome = f"failed: {type(stats.error).__name__}{line and ': '}{line}"
     done = f"{_count(stats.epoch, 'epoch')}, {_count(stats.step, 'iteration')}"
     return f"Training {outcome} | {done} | {_span(stats.elapsed)}"
 
@@ -305,7 +290,8 @@ def _per(part: float, whole: float, form: str = ".1f") -> str:
 
 
 def _span(seconds: float) -> str:
-    return str(timedelta(seconds=int(seconds)))
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def _count(number: int, unit: str) -> str:

@@ -206,7 +206,7 @@ def _draw(path: Path, columns: list[str], table: Table) -> None:
         )
     axes.set(xlabel="Optimizer step", ylabel="Learning rate", title="Learning rate")
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.grid(alpha=0.3)
     if _spans_decades(drawn):
         axes.set_yscale("log")

@@ -119,6 +119,6 @@ class NaNHandler(EventHandler):
         what = f"NaNHandler: the loss was not finite, first at step {step}{inside}"
         if self.action == "raise":
             raise DataError(
-                f"{what}. Lower the learning rate, clip gradients, or look at the data of that step."
+                f"{what}. Lower the learning rate, clip gradients, or look at the data of the step."
             )
         stats.stop(what)

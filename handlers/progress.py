@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import find_spec
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from estimator.stats import TrainStats
+
+    BarMaker = Callable[..., tqdm[Any]]
 
 # Reading the clock this seldom costs a batch next to nothing already. More would not gain, and a
 # bar that met a slow stretch after a fast one would stand still for long.
@@ -69,20 +73,20 @@ class ProgressHandler(EventHandler):
     @property
     def visible(self) -> bool:
         """Whether a bar can be seen here: stderr is a terminal, or this is a notebook."""
-        return _bar_class() is not None
+        return _bar_maker() is not None
 
     def epoch_begin(self, stats: TrainStats) -> None:
         """Opens the epoch's bar."""
+        make = _bar_maker()
+        if make is None:
+            return
         of = "" if stats.epochs is None else f"/{stats.epochs}"
         # A stream without a length is measured by the run's target.
         by_steps = stats.batches is None and stats.iterations is not None
-        bar = _new_bar(
-            desc=f"Epoch {stats.epoch + 1}{of}",
-            total=stats.iterations if by_steps else stats.batches,
-            initial=stats.step if by_steps else 0,
-            unit=" step" if by_steps else " batch",
-        )
-        self._training = None if bar is None else _Meter(bar, self.refresh, by_steps)
+        unit = " step" if by_steps else " batch"
+        make = partial(make, desc=f"Epoch {stats.epoch + 1}{of}", unit=unit)
+        self._training = _Meter(make, self.refresh, by_steps)
+        self._training.open(stats)
 
     def batch_end(self, stats: TrainStats) -> None:
         """Counts the batch."""
@@ -93,29 +97,26 @@ class ProgressHandler(EventHandler):
         if meter.count >= meter.due:
             meter.look(stats)
 
+    def validation_begin(self, stats: TrainStats) -> None:
+        """Starts the time after which a bar is worth its line."""
+        make, epoch = _bar_maker(), self._training
+        if make is None:
+            return
+        # In the place of the epoch's bar, which comes back afterwards. With a line of its own, a
+        # notebook that shows text and cannot move up would get a new one at each drawing.
+        place = None if epoch is None or epoch.bar is None else abs(epoch.bar.pos)
+        desc = stats.phase.capitalize()
+        make = partial(make, desc=desc, unit=" batch", leave=False, position=place)
+        self._validation = _Meter(make, self.refresh)
+
     def validation_batch_end(self, stats: TrainStats) -> None:
-        """Counts the batch; the first one opens the bar, since it knows of how many."""
-        if stats.batch_index == 0:
-            self._open_validation(stats)
+        """Counts the batch."""
         meter = self._validation
         if meter is None or stats.error is not None:
             return
         meter.count += 1
         if meter.count >= meter.due:
             meter.look(stats)
-
-    def _open_validation(self, stats: TrainStats) -> None:
-        bar = _new_bar(
-            desc=stats.phase.capitalize(),
-            total=stats.batches,
-            unit=" batch",
-            leave=False,
-            delay=self.refresh,
-            # In the place of the epoch's bar, which comes back afterwards. With a line of its own,
-            # a notebook that shows text and cannot move up would get a new one at each drawing.
-            position=None if self._training is None else abs(self._training.bar.pos),
-        )
-        self._validation = None if bar is None else _Meter(bar, self.refresh)
 
     def validation_end(self, stats: TrainStats) -> None:
         """Takes the validation's bar away."""
@@ -142,73 +143,84 @@ class ProgressHandler(EventHandler):
 
 
 class _Meter:
-    """A bar, what it has counted, and the count at which to look at the clock again."""
+    """A bar, what it has counted, and the count at which to look at the clock again.
 
-    __slots__ = ("bar", "by_steps", "count", "due", "drawn_at", "drawn_count", "refresh")
+    The bar is made when it is first drawn: one that nobody sees costs nothing.
+    """
 
-    def __init__(self, bar: tqdm[Any], refresh: float, by_steps: bool = False) -> None:
-        self.bar, self.refresh, self.by_steps = bar, refresh, by_steps
+    __slots__ = ("bar", "by_steps", "count", "drawn_at", "drawn_count", "due", "make", "refresh")
+
+    def __init__(self, make: BarMaker, refresh: float, by_steps: bool = False) -> None:
+        self.make, self.refresh, self.by_steps = make, refresh, by_steps
+        self.bar: tqdm[Any] | None = None
         self.count = self.drawn_count = 0
         self.due = 1
         self.drawn_at = perf_counter()
 
+    def open(self, stats: TrainStats) -> None:
+        """Makes the bar, which draws it."""
+        total = stats.iterations if self.by_steps else stats.batches
+        self.bar = self.make(total=total, initial=self._position(stats))
+
     def look(self, stats: TrainStats) -> None:
         """Draws the bar if it is time, and foretells when it will be time again."""
-        if self.count == 1 and not self.by_steps and stats.batch_index:
-            self._skip(stats.batch_index)
         passed = perf_counter() - self.drawn_at
         done = self.count - self.drawn_count
         wait = self.refresh - passed
         if wait <= 0:
-            if stats.loss is not None:
-                self.bar.set_postfix_str(f"loss={float(stats.loss):.4g}", refresh=False)
-            self.bar.update(self._position(stats) - self.bar.n)
+            self._draw(stats)
             self.drawn_at, self.drawn_count = perf_counter(), self.count
             wait = self.refresh
         ahead = int(wait * done / passed) if passed > 0 else _MOST_BATCHES_UNSEEN
         self.due = self.count + min(max(ahead, 1), _MOST_BATCHES_UNSEEN)
 
+    def _draw(self, stats: TrainStats) -> None:
+        if self.bar is None:
+            self.open(stats)
+            return
+        if stats.loss is not None:
+            self.bar.set_postfix_str(f"loss={float(stats.loss):.4g}", refresh=False)
+        self.bar.update(self._position(stats) - self.bar.n)
+
     def close(self, stats: TrainStats, results: str | None = None) -> None:
         """Draws the bar a last time and ends its line."""
+        if self.bar is None:
+            return
         self.bar.n = self._position(stats)
         if results is not None:
             self.bar.set_postfix_str(results, refresh=False)
+            # This line is not drawn over: it may be as long as its results are.
+            self.bar.ncols = None
         self.bar.close()
-
-    def _skip(self, batches: int) -> None:
-        # A resumed run may begin inside an epoch; what it did before has no part in its speed.
-        self.count += batches
-        self.drawn_count = batches
-        self.bar.initial = self.bar.n = self.bar.last_print_n = batches
 
     def _position(self, stats: TrainStats) -> int:
         return stats.step if self.by_steps else self.count
 
 
-def _new_bar(**settings: Any) -> tqdm[Any] | None:
-    kind = _bar_class()
-    if kind is None:
-        return None
-    # Without the last two tqdm would weigh for itself which of our calls to draw.
-    settings |= {"file": sys.stderr, "dynamic_ncols": True, "mininterval": 0, "miniters": 1}
-    return kind(**settings)
-
-
-def _bar_class() -> type[tqdm[Any]] | None:
-    """The kind of bar that can be seen here; None where nobody would see one."""
+def _bar_maker() -> BarMaker | None:
+    """What makes the bars that suit this place; None where nobody would see one."""
     # Only a notebook has loaded IPython by itself; to import it would cost everyone else.
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     in_notebook = getattr(shell, "kernel", None) is not None
+    # Without these two tqdm would weigh for itself which of our calls to draw.
+    make = partial(_bar, mininterval=0, miniters=1)
     # Without ipywidgets the notebook's bar warns and fails, where one of text does well.
     if in_notebook and find_spec("ipywidgets") is not None:
         from tqdm.notebook import tqdm as notebook_bar
 
-        return _unwatched(notebook_bar)
+        return partial(make, notebook_bar, dynamic_ncols=True)
     if in_notebook or (sys.stderr is not None and sys.stderr.isatty()):
         from tqdm import tqdm as text_bar
 
-        return _unwatched(text_bar)
+        # Not tqdm's own measure: a terminal that says it has 0 columns would stay empty. A full
+        # line would break on terminals that put the cursor into the next one.
+        size = shutil.get_terminal_size()
+        return partial(make, text_bar, file=sys.stderr, ncols=size.columns - 1, nrows=size.lines)
     return None
+
+
+def _bar(kind: type[tqdm[Any]], **settings: Any) -> tqdm[Any]:
+    return _unwatched(kind)(**settings)  # type: ignore[arg-type]  # a class has a hash
 
 
 @functools.cache
@@ -219,4 +231,4 @@ def _unwatched(kind: type[tqdm[Any]]) -> type[tqdm[Any]]:
 
 def _results(row: Mapping[str, Any]) -> str:
     named = {k: v for k, v in row.items() if k.startswith(("train_", "val_")) and v is not None}
-    return ", ".join(f"{name}={value:.4g}" for name, value in named.items())
+    return ", ".join(f"{k.removeprefix('train_')}={v:.4g}" for k, v in named.items())

@@ -263,7 +263,7 @@ class WorstSamplesHandler(EventHandler):
             write_map(stem, ranking, epochs, rank=self.rank, split=name)
             samples = split.samples(ranking)
             write_samples(self._folder / f"samples_{name}", samples, self.classes)
-            title = f"{name}: the {len(samples)} worst samples after epoch {epochs[-1]}"
+            title = f"{name}: worst samples after epoch {epochs[-1]}, ordered by {self.rank} loss"
             gallery = self._folder / f"gallery_{name}.png"
             write_gallery(gallery, samples, self.classes, title=title)
             split.undrawn = False

@@ -1,24 +1,21 @@
-"""`LRRecorderHandler`: the rates of hand-written loops, found again in table, picture and charts."""
+"""`LRRecorderHandler`: the rates of hand-written loops, found again in the table and the charts."""
 
 from __future__ import annotations
 
-import csv
 import functools
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib.figure
-import matplotlib.image
 import pytest
 import torch
+from lr_runs import BATCHES, FailAt, Net, column, data, fit, table, two_trainers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
-from estimator import Estimator, Trainer
+from estimator import Trainer
 from estimator.handlers import lr_recorder
 from estimator.handlers.base import (
     ArgumentTypeError,
@@ -26,46 +23,10 @@ from estimator.handlers.base import (
     EventHandler,
     Every,
     FolderError,
-    MissingExtraError,
     every,
 )
 from estimator.handlers.lr_recorder import LRRecorderHandler
 from estimator.stats import TrainStats
-
-BATCHES = 4
-
-
-def data() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(torch.randn(3, 2), torch.randn(3, 1)) for _ in range(BATCHES)]
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Linear(2, 4)
-        self.head = nn.Linear(4, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.head(self.body(x))
-        return out
-
-
-def fit(*handlers: EventHandler, trainers: Any = "sgd", **arguments: Any) -> TrainStats:
-    arguments = {"epochs": 3} | arguments
-    est = Estimator(Net(), loss=nn.MSELoss())
-    return est.fit(
-        data(), trainers=trainers, device="cpu", handlers=handlers, progress=False, **arguments
-    )
-
-
-def table(folder: Path) -> list[list[str]]:
-    with open(folder / "lr.csv", newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))
-
-
-def column(folder: Path, name: str) -> list[float]:
-    head, *rows = table(folder)
-    return [float(row[head.index(name)]) for row in rows]
 
 
 def hand_loop(schedule: Callable[[Any], LRScheduler], *, per_step: bool) -> list[float]:
@@ -126,17 +87,6 @@ def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
     assert column(tmp_path, "step") == [1, 2, 3, 4, 5, 6]
 
 
-def two_trainers() -> dict[str, Trainer]:
-    def groups(net: nn.Module) -> list[dict[str, Any]]:
-        body: Any = net.body
-        return [{"params": [body.weight], "lr": 0.5}, {"params": [body.bias]}]
-
-    return {
-        "body": Trainer("sgd", lr=0.25, params=groups),
-        "head": Trainer("adam", lr=1e-3, params="head"),
-    }
-
-
 def test_every_trainer_and_every_group_has_its_column(tmp_path: Path) -> None:
     fit(LRRecorderHandler(tmp_path), trainers=two_trainers(), epochs=1)
     assert table(tmp_path) == [
@@ -166,94 +116,6 @@ def test_a_rate_in_a_tensor_is_read(tmp_path: Path) -> None:
     trainer = Trainer("adam", lr=torch.tensor(0.125), foreach=False, capturable=False)
     fit(LRRecorderHandler(tmp_path), trainers=trainer, epochs=1)
     assert column(tmp_path, "trainer") == [0.125]
-
-
-class Drawn:
-    """The figures that were saved, in place of their files' pixels."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.figures: list[matplotlib.figure.Figure] = []
-        save = matplotlib.figure.Figure.savefig
-
-        def keep(figure: matplotlib.figure.Figure, *args: Any, **options: Any) -> None:
-            self.figures.append(figure)
-            save(figure, *args, **options)
-
-        monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
-
-    @property
-    def axes(self) -> Any:
-        return self.figures[-1].axes[0]
-
-    def labels(self) -> list[str]:
-        return [text.get_text() for text in self.axes.get_legend().get_texts()]
-
-
-def test_picture_shows_each_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = Drawn(monkeypatch)
-    fit(LRRecorderHandler(tmp_path), trainers=two_trainers(), epochs=2)
-    axes = drawn.axes
-    lines = {line.get_label(): line for line in axes.get_lines()}
-    assert {name: list(line.get_ydata()) for name, line in lines.items()} == {
-        "body/group0": [0.5, 0.5],
-        "body/group1": [0.25, 0.25],
-        "head": [1e-3, 1e-3],
-    }
-    assert [list(line.get_xdata()) for line in lines.values()] == [[4, 8]] * 3
-    assert {line.get_drawstyle() for line in lines.values()} == {"steps-pre"}
-    assert drawn.labels() == ["body/group0", "body/group1", "head"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Optimizer step", "Learning rate")
-    assert axes.get_yscale() == "log"
-    assert matplotlib.image.imread(tmp_path / "lr.png").shape == (540, 960, 4)
-
-
-def test_one_point_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = Drawn(monkeypatch)
-    fit(LRRecorderHandler(tmp_path), epochs=1)
-    (line,) = drawn.axes.get_lines()
-    assert (list(line.get_ydata()), line.get_marker()) == ([0.001], "o")
-    assert drawn.axes.get_yscale() == "linear"
-    pixels = matplotlib.image.imread(tmp_path / "lr.png")[..., :3]
-    # The first colour of matplotlib's cycle fills the marker.
-    blue = abs(pixels - [0x1F / 255, 0x77 / 255, 0xB4 / 255]).max(axis=2) < 0.01
-    assert blue.sum() > 30
-
-
-def test_a_rate_of_zero_keeps_the_scale_linear(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn = Drawn(monkeypatch)
-    rates = functools.partial(StepLR, step_size=1, gamma=0.0)
-    fit(LRRecorderHandler(tmp_path), trainers=Trainer("sgd", lr=1.0, scheduler=rates))
-    assert column(tmp_path, "trainer") == [1.0, 0.0, 0.0]
-    assert drawn.axes.get_yscale() == "linear"
-
-
-def test_a_picture_of_many_groups_names_some(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def groups(net: nn.Module) -> list[dict[str, Any]]:
-        first = [{"params": [p]} for p in net.parameters()]
-        return first + [{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(41)]
-
-    drawn = Drawn(monkeypatch)
-    fit(LRRecorderHandler(tmp_path), trainers=Trainer("sgd", lr=0.1, params=groups), epochs=1)
-    assert len(drawn.axes.get_lines()) == 45
-    assert drawn.labels() == [f"trainer/group{i}" for i in range(0, 45, 3)]
-    assert drawn.axes.get_legend().get_title().get_text() == "15 of 45 lines"
-
-
-def test_a_picture_of_many_steps_is_thinned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lr_recorder, "_MOST_POINTS", 5)
-    monkeypatch.setattr(lr_recorder, "_MOST_MARKERS", 4)
-    drawn = Drawn(monkeypatch)
-    fit(LRRecorderHandler(tmp_path, every=every(1)))
-    (line,) = drawn.axes.get_lines()
-    assert list(line.get_xdata()) == [1, 4, 7, 10, 12]
-    assert line.get_marker() == "None"
-    assert len(column(tmp_path, "step")) == 12
 
 
 class RowsAtEpochEnd(EventHandler):
@@ -294,16 +156,6 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(
     with pytest.raises(OSError, match="disk full"):
         fit(LRRecorderHandler(tmp_path), epochs=2)
     assert table(tmp_path) == before
-
-
-class FailAt(EventHandler):
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def batch_end(self, stats: TrainStats) -> None:
-        if stats.step == self.step:
-            raise RuntimeError("on purpose")
 
 
 @pytest.mark.parametrize("schedule", [None, every(1)])
@@ -374,7 +226,9 @@ def test_a_resumed_run_goes_on(tmp_path: Path) -> None:
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder)).Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
 
 
 def test_tensorboard_gets_each_group(tmp_path: Path) -> None:
@@ -413,12 +267,3 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FolderError, match=r"LRRecorderHandler\(folder=...\)"):
         fit(LRRecorderHandler(tmp_path / "file"))
-
-
-def test_without_matplotlib_the_extra_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtraError, match=r"LRRecorderHandler needs matplotlib.*\[report\]"):
-        fit(LRRecorderHandler(tmp_path))
-    assert list(tmp_path.iterdir()) == []

@@ -221,8 +221,8 @@ def _check_one(name: str, metric: Metric, outputs: Any, targets: Any) -> None:
     except Exception as error:
         raise DataError(
             f"metrics: {name!r} must take the outputs and targets of a batch, {received}, and "
-            f"raised {type(error).__name__}: {error} Change the metric, or pair it with the part "
-            "that it is for: metrics={'<name of output>': ...}."
+            f"raised {type(error).__name__}: {str(error).rstrip('.')}. Change the metric, or pair "
+            "it with the part that it is for: metrics={'<name of output>': ...}."
         ) from error
     if not isinstance(value, Tensor) or value.ndim:
         raise DataError(

@@ -1,0 +1,134 @@
+"""`Step`: what is done with one batch, in training and in evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from estimator.accumulation import Accumulation
+from estimator.handlers.base import DataError
+from estimator.loss import Count, Losses, as_losses
+from estimator.processor import UID, BatchProcessor, UidSample, describe
+from estimator.runtime import Runtime, detach, move
+from estimator.stats import TrainStats
+from estimator.trainer import BoundTrainer
+
+
+class Step:
+    """The work on one batch; every result goes into the batch fields of the stats.
+
+    Args:
+        stats: The shared state.
+        processor: Bound to the net and its loss.
+        runtime: Device and precision.
+        needs: What handlers declared: "sample_losses", "uids".
+    """
+
+    def __init__(
+        self, stats: TrainStats, processor: BatchProcessor, *, runtime: Runtime, needs: set[str]
+    ) -> None:
+        self.stats, self.processor, self.runtime = stats, processor, runtime
+        self.per_sample, self.needs_uids = "sample_losses" in needs, "uids" in needs
+        self.is_sum = processor.criterion is not None and processor.criterion.sums
+        self.trainers: list[BoundTrainer] = []
+        self.parameters: list[torch.Tensor] = []
+        self.accumulation = Accumulation(1, is_sum=self.is_sum)
+        self.losses = Losses(torch.zeros(()), {})
+        self.weight: Count = 0
+        """What this batch counts in a mean loss."""
+
+    def open(self, batch: Any) -> None:
+        """Brings a batch to the device and fills the batch fields."""
+        stats, processor = self.stats, self.processor
+        stats.uids = stats.outputs = stats.loss = stats.sample_losses = None
+        if type(batch) is UidSample:
+            batch, stats.uids = batch
+        elif isinstance(batch, Mapping):
+            stats.uids = batch.get(UID)
+        if self.needs_uids and stats.uids is None:
+            raise _no_uids(batch)
+        stats.batch = batch
+        split = processor.split if stats.phase == "train" else processor.evaluate_split
+        inputs, targets = split(batch)
+        device = self.runtime.device
+        stats.inputs, stats.targets = move(inputs, device), move(targets, device)
+        stats.batch_size = processor.size(stats.inputs, stats.targets)
+
+    def forward(self) -> torch.Tensor:
+        """Runs the net and the loss.
+
+        Returns:
+            The loss to differentiate.
+        """
+        stats, processor = self.stats, self.processor
+        with self.runtime.autocast:
+            outputs = stats.outputs = processor.forward(stats.inputs)
+            losses = as_losses(processor.loss(outputs, stats.targets), "the loss")
+        self._keep(losses)
+        return losses.total
+
+    def _keep(self, losses: Losses) -> None:
+        total, parts = losses
+        stats, total = self.stats, total.detach()
+        if parts:
+            parts = {name: part.detach() for name, part in parts.items()}
+        self.losses = Losses(total, parts)
+        stats.loss, stats.losses = total, parts
+        if self.per_sample:
+            with torch.no_grad():
+                single = self.processor.sample_losses(detach(stats.outputs), stats.targets)
+            stats.sample_losses = single.detach().float()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds this batch's gradients to those of its group."""
+        stats, group = self.stats, self.accumulation
+        if group.filled == 0:
+            for parameter in self.parameters:
+                parameter.grad = None
+        samples = stats.batch_size
+        assert samples is not None
+        outputs = stats.outputs = detach(stats.outputs)
+        self.weight = self.processor.count(outputs, stats.targets, samples)
+        self.runtime.backward(group.weigh(loss, self.weight, samples))
+        if self.is_sum:
+            self.weight = samples
+        stats.stepped = False
+
+    def finish_gradients(self) -> None:
+        """Makes the gradients complete and unscaled."""
+        self.runtime.unscale(self.trainers)
+        self.accumulation.finish(self.parameters)
+
+    def update(self) -> None:
+        """Clips, lets the optimizers step, and advances schedulers that count steps."""
+        for trainer in self.trainers:
+            trainer.clip()
+        if self.runtime.step(self.trainers):
+            for trainer in self.trainers:
+                trainer.after_step()
+            self.stats.stepped = True
+            self.stats.step += 1
+
+    def evaluate(self) -> None:
+        """Runs the net, and the loss unless this is a prediction."""
+        stats, processor = self.stats, self.processor
+        with self.runtime.autocast:
+            outputs = stats.outputs = processor.evaluate_forward(stats.inputs)
+            if stats.phase == "predict" or not processor.has_loss:
+                return
+            losses = as_losses(processor.evaluate_loss(outputs, stats.targets), "the loss")
+        self._keep(losses)
+        samples = stats.batch_size
+        assert samples is not None
+        counted = processor.evaluate_count(outputs, stats.targets, samples)
+        self.weight = samples if self.is_sum else counted
+
+
+def _no_uids(batch: Any) -> DataError:
+    return DataError(
+        f"a handler follows single samples and needs their identities; received a batch without: "
+        f"{describe(batch)}. Wrap the data: with_uids(loader), or add a key {UID!r} to "
+        "dictionary batches."
+    )

@@ -1,0 +1,297 @@
+"""Files of checkpoints: damage is found, a kill leaves them whole, no code runs from them."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from estimator.handlers.base import DataError, FolderError
+from estimator.handlers.checkpoint import CheckpointHandler, best_checkpoint, load_checkpoint
+from estimator.stats import TrainStats
+
+SAVE = """
+import os, sys
+from pathlib import Path
+import torch
+from estimator.handlers.checkpoint import CheckpointHandler
+from estimator.stats import TrainStats
+
+def killed_at(name):
+    def replace(source, target):
+        if Path(target).name == name:
+            os._exit(9)
+        rename(source, target)
+    return replace
+
+rename, os.replace = os.replace, killed_at(sys.argv[2])
+stats = TrainStats(torch.nn.Linear(1, 1), torch.device("cpu"))
+stats.capture_with(lambda: {"step": stats.step})
+saver = CheckpointHandler(sys.argv[1])
+saver.train_begin(stats)
+for stats.step in (1, 2):
+    saver._save(stats)
+"""
+
+
+def run(folder: Path, *states: dict[str, Any], keep_last: int = 3) -> None:
+    """A run with one checkpoint for each state, at the steps 1, 2, ..."""
+    stats = TrainStats(nn.Linear(1, 1), torch.device("cpu"))
+    saver = CheckpointHandler(folder, keep_last=keep_last)
+    saver.train_begin(stats)
+    for state in states:
+        saver.epoch_begin(stats)
+        stats.step, stats.epoch = stats.step + 1, stats.epoch + 1
+        stats.capture_with(lambda state=state: state)  # type: ignore[misc]  # bound by default
+        saver.epoch_end(stats)
+    saver.train_end(stats)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+def test_a_damaged_newest_falls_back_to_the_one_before(
+    tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path, {"n": torch.zeros(50)}, {"n": torch.ones(50)}, {"n": torch.full((50,), 2.0)})
+    damage(tmp_path / "step_00000003.pt")
+    assert torch.equal(load_checkpoint(tmp_path)["n"], torch.ones(50))
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "step_00000003.pt' must be a whole checkpoint" in caplog.messages[0]
+    assert "fell back to step_00000002.pt" in caplog.messages[1]
+    with pytest.raises(DataError, match=r"step_00000003.pt' must be a whole checkpoint"):
+        load_checkpoint(tmp_path / "step_00000003.pt")
+
+
+def test_one_flipped_bit_is_what_only_the_hash_sees(tmp_path: Path) -> None:
+    run(tmp_path, {"n": torch.zeros(999)})
+    path = tmp_path / "step_00000001.pt"
+    flip(path)
+    with pytest.raises(DataError, match="its sha256 is not the one in the manifest"):
+        load_checkpoint(path)
+
+
+def test_a_folder_without_a_good_checkpoint_is_never_a_fresh_start(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no good checkpoint.*damaged: none, .*listed .*: none"):
+        load_checkpoint(tmp_path)
+    run(tmp_path, {"n": 1})
+    run(tmp_path, {"n": 2})
+    flip(tmp_path / "step_00000001_1.pt")
+    with pytest.raises(DataError, match=r"damaged: \['step_00000001_1.pt'\].*Pass the path"):
+        load_checkpoint(tmp_path)
+    assert load_checkpoint(tmp_path / "step_00000001.pt") == {"n": 1}
+    with pytest.raises(DataError, match="No such file"):
+        load_checkpoint(tmp_path / "step_00000009.pt")
+
+
+def test_the_best_of_a_folder_without_values_is_an_error(tmp_path: Path) -> None:
+    run(tmp_path, {"n": 1})
+    with pytest.raises(DataError, match=r"best_checkpoint.*no checkpoint.*monitor='val_loss'"):
+        best_checkpoint(tmp_path)
+
+
+def test_a_kill_leaves_the_checkpoints_before_it(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", SAVE, str(tmp_path), "step_00000002.pt"]
+    assert subprocess.run(arguments, check=False).returncode == 9
+    left = [name for name in os.listdir(tmp_path) if name.startswith(".tmp-")]
+    assert len(left) == 1
+    assert load_checkpoint(tmp_path) == {"step": 1}
+
+    (tmp_path / ".tmpfile").write_text("of the user")
+    (tmp_path / ".tmp-folder").mkdir()
+    run(tmp_path, {"n": 2})
+    assert set(os.listdir(tmp_path)) == {
+        *("manifest.json", "step_00000001.pt", "step_00000001_1.pt", ".tmpfile", ".tmp-folder")
+    }
+
+
+@pytest.mark.parametrize("name", ["step_00000001_1.pt", "manifest.json"])
+def test_a_failed_rename_changes_nothing(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, {"n": 1})
+    before = (tmp_path / "manifest.json").read_bytes()
+    rename = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if target.name == name:
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(FolderError, match=rf"{name}' cannot be written.*No space left.*Make room"):
+        run(tmp_path, {"n": 2})
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    assert load_checkpoint(tmp_path) == {"n": 1}
+    assert not any(file.startswith(".tmp-") for file in os.listdir(tmp_path))
+
+
+def test_a_disk_that_is_full_inside_torch_save_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def write(self, content: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+        def flush(self) -> None: ...
+
+    save: Any = torch.save
+    monkeypatch.setattr(torch, "save", lambda state, file: save(state, Full(file)))
+    with pytest.raises(FolderError, match="No space left on device"):
+        run(tmp_path, {"n": 1})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_system_that_cannot_open_folders_saves_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_DIRECTORY")
+    run(tmp_path, {"n": 1})
+    assert load_checkpoint(tmp_path) == {"n": 1}
+
+
+class Planted:
+    """Unpickling one of these makes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.target,)
+
+
+def test_no_code_runs_from_a_file(tmp_path: Path) -> None:
+    run(tmp_path, {"n": 1}, {"n": 2})
+    target, newest = tmp_path / "ran", tmp_path / "step_00000002.pt"
+    torch.save({"n": Planted(target)}, newest)
+    text = (tmp_path / "manifest.json").read_text("utf-8")
+    content = json.loads(text)
+    content["checkpoints"][1]["sha256"] = hashlib.sha256(newest.read_bytes()).hexdigest()
+    (tmp_path / "manifest.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(DataError, match="objects that could run code, which are never loaded"):
+        load_checkpoint(newest)
+    assert load_checkpoint(tmp_path) == {"n": 1}
+    (tmp_path / "raw").write_bytes(pickle.dumps({"n": Planted(target)}))
+    with pytest.raises(DataError, match="must be a whole checkpoint"):
+        load_checkpoint(tmp_path / "raw")
+    assert not target.exists()
+    torch.load(newest, weights_only=False)
+    assert target.exists(), "the planted file does run where it is let"
+
+
+def test_a_file_that_holds_something_else_is_no_checkpoint(tmp_path: Path) -> None:
+    torch.save([1], tmp_path / "list.pt")
+    with pytest.raises(DataError, match="it holds a list"):
+        load_checkpoint(tmp_path / "list.pt")
+
+
+class Int(int):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("state", "place"),
+    [
+        ({"handlers": {"Mine": {"best": np.float64(1)}}}, "handlers.Mine.best: numpy.float64"),
+        ({"a": [1, (2, {3, Int(4)})]}, r"a\[1\]\[1\]\[1\]: .*\.Int"),
+        ({"a": {Int(4): 1}}, r"a.4 \(key\): .*\.Int"),
+        ({"a": collections.defaultdict(int)}, "a: collections.defaultdict"),
+        ({"a": Path("x")}, r"a: pathlib\.\w+"),
+        ({"a": nn.Linear(1, 1)}, "a: torch.nn.modules.linear.Linear"),
+        ({"a": frozenset()}, "a: builtins.frozenset"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(
+    tmp_path: Path, state: dict[str, Any], place: str
+) -> None:
+    with pytest.raises(DataError, match=f"received {place}. Nothing was saved"):
+        run(tmp_path, state)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_saved_can_be_loaded(tmp_path: Path) -> None:
+    net = nn.BatchNorm1d(2)
+    state: dict[str, Any] = {
+        "plain": [None, True, 1, 10**30, 1.5, 1j, "s", b"b", bytearray(b"c"), (1,), {1}],
+        "dicts": {"a": {(1, "b"): 2}, 3: collections.OrderedDict(x=collections.Counter("xx"))},
+        "torch": [torch.Size([1]), torch.float16, torch.device("cpu")],
+        "net": net.state_dict(),
+        "parameter": nn.Parameter(torch.ones(1, dtype=torch.bfloat16)),
+    }
+    run(tmp_path, state)
+    loaded = load_checkpoint(tmp_path)
+    assert list(loaded) == list(state)
+    assert [loaded[key] for key in ("plain", "dicts", "torch")] == [
+        state[key] for key in ("plain", "dicts", "torch")
+    ]
+    assert torch.equal(loaded["parameter"], state["parameter"])
+    net.load_state_dict(loaded["net"])
+
+
+def first(entry: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {"schema": 1, "checkpoints": [entry | changes]}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda entry: first(entry) | {"schema": 2},
+        lambda entry: first(entry, file="../outside.pt"),
+        lambda entry: first(entry, file=".."),
+        lambda entry: first(entry, file="/outside.pt"),
+        lambda entry: first(entry, file=3),
+        lambda entry: {"schema": 1, "checkpoints": [{"file": "a.pt"}]},
+        lambda entry: {"schema": 1},
+        lambda entry: [1],
+        lambda entry: "{",
+    ],
+)
+def test_a_manifest_that_is_not_ours_is_left_alone(tmp_path: Path, make: Any) -> None:
+    folder = tmp_path / "run"
+    run(folder, {"n": 1})
+    path = folder / "manifest.json"
+    content = make(json.loads(path.read_text("utf-8"))["checkpoints"][0])
+    text = content if isinstance(content, str) else json.dumps(content)
+    path.write_text(text, "utf-8")
+    for read in (load_checkpoint, best_checkpoint, lambda folder: run(folder, {"n": 2})):
+        with pytest.raises(
+            DataError, match=r"must be a manifest of checkpoints, schema 1.*Move it"
+        ):
+            read(folder)
+    assert path.read_text("utf-8") == text
+    path.unlink()
+    assert load_checkpoint(folder / "step_00000001.pt") == {"n": 1}
+
+
+def test_a_load_is_asked_to_be_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, {"n": 1})
+    load = torch.load
+
+    def safe(*arguments: Any, weights_only: bool, **settings: Any) -> Any:
+        assert weights_only is True
+        return load(*arguments, weights_only=weights_only, **settings)
+
+    monkeypatch.setattr(torch, "load", safe)
+    assert load_checkpoint(tmp_path) == {"n": 1}
