@@ -35,7 +35,7 @@ setup(
     include_package_data=False,
     zip_safe=False,
     install_requires=[
-        "torch>=2.6",  # nets, optimizers, loaders; 2.6 made weights_only loading the default
+        "torch>=2.8",  # nets, optimizers, loaders, devices; 2.13.0 is the tested version
         "numpy>=1.26",  # arrays as training data, random state, the values in a history
         "tqdm>=4.66",  # the progress bar
         "tensorboard>=2.16",  # event files that TensorBoard reads

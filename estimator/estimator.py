@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from estimator import loop
-from estimator.choosing import HandlerLike, chosen_handlers, run_handlers
+from estimator.choosing import HandlerLike, Handlers, chosen_handlers, run_handlers
 from estimator.dispatch import Dispatch, as_handler
-from estimator.fitting import FitOptions, build_run, evaluation_run, seed_everything
+from estimator.fitting import FitOptions, Trainers, build_run, evaluation_run, seed_everything
 from estimator.handle import Handle
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, EventHandler, Every
 from estimator.interrupt import interruptible
@@ -98,11 +97,11 @@ class Estimator:
         train: Any,
         val: Any = None,
         epochs: int | None = None,
-        trainers: TrainerSpec | Iterable[TrainerSpec] | Mapping[str, TrainerSpec] | None = None,
+        trainers: Trainers = None,
         device: str | torch.device | None = None,
         *,
         iterations: int | None = None,
-        handlers: HandlerLike | Iterable[HandlerLike] | None = None,
+        handlers: Handlers = None,
         validate: Every | None = None,
         accumulate: int = 1,
         batch_size: int = 32,
@@ -150,9 +149,8 @@ class Estimator:
         options = FitOptions(
             epochs, iterations, device, validate, accumulate, batch_size, precision, seed, progress
         )
-        run = build_run(
-            self, train, val, options, trainers, run_handlers(self._handlers, handlers, progress)
-        )
+        chosen = run_handlers(self._handlers, handlers, progress)
+        run = build_run(self, train, val, options, trainers, chosen)
         self.train_stats, self._hooks = run.stats, run.hooks
         modes = [(module, module.training) for module in self.net.modules()]
         self._fitting = True
@@ -167,7 +165,7 @@ class Estimator:
         return run.stats
 
     def evaluate(
-        self, data: Any, *, handlers: HandlerLike | Iterable[HandlerLike] | None = None,
+        self, data: Any, *, handlers: Handlers = None,
         batch_size: int = 32,
     ) -> dict[str, float]:  # fmt: skip
         """The loss and the metrics over a data set.
@@ -185,14 +183,13 @@ class Estimator:
                 "evaluate needs something to measure; this Estimator has loss=None and "
                 "metrics=None. Give it one of them."
             )
-        run, source = evaluation_run(
-            self, data, "evaluate", chosen_handlers(self._handlers, handlers), batch_size
-        )
+        chosen = chosen_handlers(self._handlers, handlers)
+        run, source = evaluation_run(self, data, "evaluate", chosen, batch_size)
         loop.evaluate(run, source, "evaluate")
         return run.stats.val
 
     def predict(
-        self, data: Any, *, handlers: HandlerLike | Iterable[HandlerLike] | None = None,
+        self, data: Any, *, handlers: Handlers = None,
         batch_size: int = 32,
     ) -> Any:  # fmt: skip
         """The net's outputs for a whole data set, in order, on the CPU.
@@ -205,9 +202,8 @@ class Estimator:
         Returns:
             The structure of one batch's outputs (tensor, tuple or dict), over all samples.
         """
-        run, source = evaluation_run(
-            self, data, "predict", chosen_handlers(self._handlers, handlers), batch_size
-        )
+        chosen = chosen_handlers(self._handlers, handlers)
+        run, source = evaluation_run(self, data, "predict", chosen, batch_size)
         collected: list[Any] = []
         run.collected = collected
         loop.evaluate(run, source, "predict")

@@ -14,13 +14,18 @@ from estimator.handlers.base import (
 )
 from estimator.handlers.checkpoint import CheckpointHandler
 from estimator.handlers.csv_log import CSVLogHandler
+from estimator.handlers.early_stopping import EarlyStoppingHandler
+from estimator.handlers.ema import EMAHandler
+from estimator.handlers.embedding import EmbeddingHandler
 from estimator.handlers.gradient_stats import GradientStatsHandler
 from estimator.handlers.logging import LoggingHandler
 from estimator.handlers.lr_recorder import LRRecorderHandler
 from estimator.handlers.metric import MetricHandler
+from estimator.handlers.nan import NaNHandler
 from estimator.handlers.progress import ProgressHandler
 from estimator.handlers.tensorboard import TensorBoardHandler
 from estimator.handlers.time_limit import TimeLimitHandler
+from estimator.handlers.worst_samples import WorstSamplesHandler
 
 __all__ = [
     "EVENTS",
@@ -28,6 +33,9 @@ __all__ = [
     "Band",
     "CSVLogHandler",
     "CheckpointHandler",
+    "EMAHandler",
+    "EarlyStoppingHandler",
+    "EmbeddingHandler",
     "EventHandler",
     "Every",
     "GradientStatsHandler",
@@ -35,9 +43,11 @@ __all__ = [
     "LoggingHandler",
     "MetricHandler",
     "Monitor",
+    "NaNHandler",
     "ProgressHandler",
     "TensorBoardHandler",
     "TimeLimitHandler",
+    "WorstSamplesHandler",
     "after",
     "every",
     "on",

@@ -14,6 +14,7 @@ from estimator.handlers._errors import DataError, FolderError
 
 Rank = Literal["mean", "sum"]
 Array = npt.NDArray[Any]
+_DAMAGES = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError)
 
 
 class Ranking(NamedTuple):
@@ -122,14 +123,14 @@ class LossTable:
         """
         table = cls()
         try:
-            with np.load(path) as file:
+            with open(path, "rb") as opened, np.load(opened) as file:
                 kept = file["steps"] <= step
                 loss = file["loss"][:, kept]
                 seen = ~np.isnan(loss).all(1)
                 table.uids, table.loss = file["uids"][seen], loss[seen]
                 table.epochs = file["epochs"][kept].tolist()
                 table.steps = file["steps"][kept].tolist()
-        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        except (*_DAMAGES, zipfile.BadZipFile) as error:
             raise FolderError(
                 f"{str(path)!r} must be a table of losses that this handler wrote; it cannot be "
                 f"read ({error}). Delete it to go on without the losses of earlier epochs."

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from estimator.handlers._sample_rows import one_line
+
 THUMBNAIL = 64
 _ENTRY = re.compile(r"^embeddings \{\n.*?^\}\n", re.MULTILINE | re.DOTALL)
 _VECTORS_OF_ENTRY = re.compile(r'tensor_path: "(.*)"')
@@ -64,7 +66,7 @@ def write_projection(
 
 def _table(columns: dict[str, list[str]]) -> tuple[list[str] | None, list[Any] | None]:
     """Header and rows; the projector wants no header above a single column."""
-    cells = [[" ".join(cell.split()) for cell in column] for column in columns.values()]
+    cells = [list(map(one_line, column)) for column in columns.values()]
     if len(cells) < 2:
         return None, cells[0] if cells else None
     return list(columns), [list(row) for row in zip(*cells, strict=True)]

@@ -140,6 +140,11 @@ def _number(number: Any) -> str:
     return f"{number:.6g}" if isinstance(number, float) else str(number)
 
 
+def one_line(uid: object) -> str:
+    """An identity or a name without line breaks and tabs, for files of lines."""
+    return " ".join(str(uid).split())
+
+
 def shortened(text: str, length: int) -> str:
     """The text without its middle where it is too long: names often differ in their ends."""
     if len(text) <= length:

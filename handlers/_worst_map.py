@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from estimator.handlers._errors import require
 from estimator.handlers._loss_table import Array, Rank, Ranking
-from estimator.handlers._sample_rows import shortened
+from estimator.handlers._sample_rows import one_line, shortened
 
 DRAWN_SAMPLES = 1000
 UNSEEN = (150, 150, 150)
@@ -80,7 +80,7 @@ def write_map(stem: Path, ranking: Ranking, epochs: list[int], *, rank: Rank, sp
 
 
 def _write_text(path: Path, ranking: Ranking, rank: Rank) -> None:
-    names = (" ".join(str(uid).split()) for uid in ranking.uids.tolist())
+    names = map(one_line, ranking.uids.tolist())
     rows = zip(names, ranking.score.tolist(), ranking.seen.tolist(), strict=True)
     lines = [f"uid\t{rank}_loss\tseen", *(f"{u}\t{score:.9g}\t{seen}" for u, score, seen in rows)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -119,7 +119,7 @@ def _draw(
 def _label_axes(axes: Any, drawn: Ranking, epochs: list[int]) -> None:
     count = len(drawn.uids)
     if count <= _LABELLED_SAMPLES:
-        names = [shortened(str(uid), 16) for uid in drawn.uids.tolist()]
+        names = [shortened(one_line(uid), 16) for uid in drawn.uids.tolist()]
         turned = max(map(len, names)) > 3
         axes.set_xticks(range(count), names, rotation=90 if turned else 0, parse_math=False)
         axes.set_xlabel("uid of the sample, worst first")

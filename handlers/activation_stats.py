@@ -75,9 +75,18 @@ class ActivationStatsHandler(EventHandler):
         ArgumentError: `layers` is empty; at train_begin: the net has no such layer.
 
     Example:
-        >>> import tempfile
-        >>> ActivationStatsHandler(tempfile.gettempdir(), layers=["0", "2"]).layers
-        ['0', '2']
+        >>> import tempfile, torch
+        >>> from estimator import Estimator
+        >>> from estimator.handlers.base import every
+        >>> est = Estimator(torch.nn.Sequential(torch.nn.Linear(2, 1)), loss=torch.nn.MSELoss())
+        >>> data = torch.randn(8, 2), torch.randn(8, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     stats = est.fit(data, epochs=2, trainers="sgd", device="cpu", progress=False,
+        ...                     handlers=ActivationStatsHandler(folder, every=every(2)))
+        ...     with open(f"{folder}/activations.csv", encoding="utf-8") as table:
+        ...         lines = table.read().splitlines()
+        >>> [line.split(",")[:3] for line in lines]
+        [['epoch', 'step', 'layer'], ['1', '2', '0']]
     """
 
     band = Band.OBSERVE

@@ -58,7 +58,7 @@ class EarlyStoppingHandler(EventHandler):
         ... )
         >>> stats.epoch
         3
-        >>> stats.stopped.endswith("2 times in a row (patience=2)")
+        >>> stats.stopped.endswith("patience=2 is used up")
         True
     """
 
@@ -174,8 +174,7 @@ class EarlyStoppingHandler(EventHandler):
         elif math.isfinite(value) or self.nan == "bad":
             self.bad += 1
             if self.bad >= self.patience:
-                count = f"{self.bad} times in a row (patience={self.patience})"
-                self._stop(stats, f"{self._missed()} {count}")
+                self._stop(stats, f"{self._missed()}; patience={self.patience} is used up")
         elif self.nan != "ignore":
             self._end_nonfinite(stats, value)
 

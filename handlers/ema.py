@@ -153,9 +153,8 @@ class EMAHandler(EventHandler):
     def validation_end(self, stats: TrainStats) -> None:
         """Puts the weights back, also with an error on its way."""
         if self._shown_in is stats:
-            live = list(_averaged_parameters(stats.net).values())
-            if live:
-                torch._foreach_copy_(live, self._weights)
+            live = _averaged_parameters(stats.net)
+            torch._foreach_copy_(list(live.values()), self._weights)
             self._shown_in, self._weights = None, []
 
     @torch.no_grad()
@@ -201,8 +200,7 @@ class EMAHandler(EventHandler):
         stats.scratch[self] = None
 
     def _show(self, live: dict[str, torch.Tensor]) -> None:
-        if live:
-            torch._foreach_copy_(list(live.values()), [self.shadow[name] for name in live])
+        torch._foreach_copy_(list(live.values()), [self.shadow[name] for name in live])
 
 
 def _columns(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> _Pairs:

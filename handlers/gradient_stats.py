@@ -57,10 +57,18 @@ class GradientStatsHandler(EventHandler):
         ArgumentTypeError: `every` is not an `Every`.
 
     Example:
-        >>> import tempfile
-        >>> from estimator.handlers.base import Every
-        >>> GradientStatsHandler(tempfile.gettempdir(), every=Every(steps=10)).every
-        every(steps=10)
+        >>> import tempfile, torch
+        >>> from estimator import Estimator
+        >>> from estimator.handlers.base import every
+        >>> est = Estimator(torch.nn.Linear(2, 1), loss=torch.nn.MSELoss())
+        >>> data = torch.randn(8, 2), torch.randn(8, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     stats = est.fit(data, epochs=2, trainers="sgd", device="cpu", progress=False,
+        ...                     handlers=GradientStatsHandler(folder, every=every(2)))
+        ...     with open(f"{folder}/gradients.csv", encoding="utf-8") as table:
+        ...         lines = table.read().splitlines()
+        >>> [line.split(",")[:3] for line in lines]
+        [['epoch', 'step', 'parameter'], ['1', '2', 'weight'], ['1', '2', 'bias']]
     """
 
     band = Band.OBSERVE

@@ -59,10 +59,16 @@ class LRRecorderHandler(EventHandler):
         MissingExtraError: At train_begin, when matplotlib is not installed.
 
     Example:
-        >>> import tempfile
-        >>> from estimator.handlers.base import Every
-        >>> LRRecorderHandler(tempfile.gettempdir(), every=Every(steps=1)).every
-        every(steps=1)
+        >>> import tempfile, torch
+        >>> from estimator import Estimator
+        >>> est = Estimator(torch.nn.Linear(2, 1), loss=torch.nn.MSELoss())
+        >>> data = torch.randn(8, 2), torch.randn(8, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     stats = est.fit(data, epochs=2, trainers="sgd", device="cpu", progress=False,
+        ...                     handlers=LRRecorderHandler(folder))
+        ...     lines = Path(folder, "lr.csv").read_text("utf-8").splitlines()
+        >>> lines
+        ['epoch,step,trainer', '1,1,0.001', '2,2,0.001']
     """
 
     band = Band.OBSERVE

@@ -44,10 +44,16 @@ class TensorBoardHandler(EventHandler):
         ArgumentError: `every` counts epochs, at which the history's values are written anyway.
 
     Example:
-        >>> import tempfile
-        >>> from estimator.handlers.base import Every
-        >>> TensorBoardHandler(tempfile.gettempdir(), every=Every(steps=50)).every
-        every(steps=50)
+        >>> import tempfile, torch
+        >>> from estimator import Estimator
+        >>> est = Estimator(torch.nn.Linear(2, 1), loss=torch.nn.MSELoss())
+        >>> data = torch.randn(8, 2), torch.randn(8, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     stats = est.fit(data, data, epochs=2, trainers="sgd", device="cpu", progress=False,
+        ...                     handlers=TensorBoardHandler(folder))
+        ...     runs = sorted(path.name for path in Path(folder).iterdir())
+        >>> runs
+        ['train', 'val']
     """
 
     band = Band.REPORT

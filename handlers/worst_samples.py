@@ -13,7 +13,7 @@ from torch import Tensor
 from estimator.handlers._loss_table import LossTable, Rank, Ranking
 from estimator.handlers._pass_recorder import Pass, PassRecorder, Prior
 from estimator.handlers._sample_files import Sample, write_gallery, write_samples
-from estimator.handlers._sample_rows import check_classes
+from estimator.handlers._sample_rows import check_classes, one_line
 from estimator.handlers._worst_map import write_map
 from estimator.handlers.base import (
     ArgumentError,
@@ -84,7 +84,7 @@ class _Split:
 
     def _sample(self, number: int, uid: int | str, score: float, seen: int) -> Sample:
         copy = self.copies.get(uid)
-        name = " ".join(str(uid).split())
+        name = one_line(uid)
         facts = {"rank": str(number), "uid": name, f"{self.rank}_loss": f"{score:.9g}"}
         facts["seen"] = str(seen)
         facts["epoch"] = "no copy was kept" if copy is None else str(copy.epoch)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from event_files import scalars
 from layer_stats import (
     MOMENTS,
     assert_same_training,
@@ -17,7 +18,6 @@ from layer_stats import (
     fit,
     hand_loop,
     measure,
-    scalars,
     table,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -61,7 +61,9 @@ def norm_and(array: torch.Tensor) -> Any:
 def test_gradients_of_other_kinds(tmp_path: Path) -> None:
     half = torch.tensor([1.5, 0.0, -3.0], dtype=torch.bfloat16)
     double = torch.tensor([1.0, 1.0 + 1e-12], dtype=torch.float64)
-    sparse = torch.sparse_coo_tensor([[1, 1, 3]], [1.0, 2.0, -4.0], (5,), check_invariants=True)
+    sparse = torch.sparse_coo_tensor(
+        torch.tensor([[1, 1, 3]]), torch.tensor([1.0, 2.0, -4.0]), (5,), check_invariants=True
+    )
     parts = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
     rows = gradients_of(tmp_path, half, double, sparse, torch.view_as_complex(parts))
     assert rows[0] == norm_and(half.float())
@@ -87,7 +89,7 @@ def test_a_parameter_without_a_gradient_has_empty_cells(tmp_path: Path) -> None:
 
 def test_a_net_without_any_gradient(tmp_path: Path) -> None:
     assert gradients_of(tmp_path, None) == [dict.fromkeys(["norm", *MOMENTS])]
-    assert scalars(tmp_path) == {}
+    assert scalars(tmp_path / "tensorboard") == {}
 
 
 def test_histograms_hold_the_gradients_before_clipping(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from event_files import scalars
 from layer_stats import (
     Net,
     Plain,
@@ -20,14 +21,12 @@ from layer_stats import (
     fit,
     hooks,
     measure,
-    scalars,
     steps,
     table,
 )
 from tensorboard.summary.writer import event_file_writer
 from torch import nn
 
-from estimator import Trainer
 from estimator.handlers.activation_stats import ActivationStatsHandler
 from estimator.handlers.base import (
     ArgumentTypeError,
@@ -112,7 +111,7 @@ def test_accumulated_gradients_are_whole_and_the_first_batch_is_the_one_seen(
     torch.manual_seed(0)
     net, batches = Plain(), data()
     x, y = (torch.cat(parts) for parts in zip(*batches[:2], strict=True))
-    nn.functional.mse_loss(net(x), y).backward()  # type: ignore[no-untyped-call]
+    nn.functional.mse_loss(net(x), y).backward()
     gradient = net.first.weight.grad
     assert gradient is not None
     found = table(tmp_path / "gradients.csv")[1, "first.weight"]
@@ -150,16 +149,17 @@ def test_an_exception_in_the_net_leaves_no_hook_and_no_half_row(tmp_path: Path) 
     pickle.loads(pickle.dumps(handlers))
 
 
-def test_an_exception_in_the_optimizer_leaves_no_half_row(tmp_path: Path) -> None:
-    class Fails(torch.optim.SGD):
-        def step(self, closure: Any = None) -> None:
-            raise RuntimeError("on purpose")
+def test_an_exception_in_the_optimizer_leaves_no_half_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_optimizer: torch.optim.SGD) -> None:
+        raise RuntimeError("on purpose")
 
+    monkeypatch.setattr(torch.optim.SGD, "step", fail)
     with pytest.raises(RuntimeError, match="on purpose"):
         fit(
             GradientStatsHandler(tmp_path, every=every(1)),
             ActivationStatsHandler(tmp_path, every=every(1)),
-            trainers=Trainer(Fails, lr=0.1),
         )
     for name in ("gradients.csv", "activations.csv"):
         assert len((tmp_path / name).read_text().splitlines()) == 1
@@ -203,16 +203,17 @@ def test_tensorboard_shows_what_the_tables_hold(tmp_path: Path) -> None:
     fit(ActivationStatsHandler(tmp_path / "a", every=every(4)), net=Plain())
     gradients = table(tmp_path / "g" / "gradients.csv")
     outputs = table(tmp_path / "a" / "activations.csv")
-    assert scalars(tmp_path / "g") == {
+    assert scalars(tmp_path / "g" / "tensorboard") == {
         f"gradients/{name}/norm": [(step, gradients[step, name]["norm"]) for step in (4, 8)]
         for name in ("first.weight", "first.bias")
     }
-    assert scalars(tmp_path / "a") == {
+    expected: dict[str, Any] = {
         f"activations/first/{name}": [
             (step, pytest.approx(outputs[step, "first"][name])) for step in (4, 8)
         ]
         for name in ("mean", "std")
     }
+    assert scalars(tmp_path / "a" / "tensorboard") == expected
 
 
 @BOTH
@@ -222,7 +223,9 @@ def test_a_second_fit_starts_afresh(tmp_path: Path, kind: Maker, name: str) -> N
     fit(handler, net=Plain(), epochs=1)
     assert {owner.partition(".")[0] for _, owner in table(tmp_path / name)} == {"first"}
     assert steps(tmp_path / name) == [2, 4]
-    assert {tuple(step for step, _ in points) for points in scalars(tmp_path).values()} == {(2, 4)}
+    assert {
+        tuple(step for step, _ in points) for points in scalars(tmp_path / "tensorboard").values()
+    } == {(2, 4)}
 
 
 @BOTH
@@ -239,7 +242,10 @@ def test_a_resumed_run_appends_and_replaces_what_came_after_its_checkpoint(
             measure(handler, stats)
         handler.train_end(stats)
         assert steps(tmp_path / name) == [1, 2, 3, 4, 5]
-        assert all([p[0] for p in ps] == [1, 2, 3, 4, 5] for ps in scalars(tmp_path).values())
+        assert all(
+            [p[0] for p in ps] == [1, 2, 3, 4, 5]
+            for ps in scalars(tmp_path / "tensorboard").values()
+        )
         with open(tmp_path / name, "a", encoding="utf-8") as file:
             file.write(torn)
 

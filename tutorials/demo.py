@@ -1,113 +1,128 @@
 """Trains a small CNN with every handler on, and says where each has left its files.
 
-    python tutorials/demo.py                          1,797 digits of 8x8 pixels, no download
-    python tutorials/demo.py --data fashion-mnist     clothes of 28x28 pixels, downloaded once
+python tutorials/demo.py                        1,797 digits of 8x8 pixels, no download
+python tutorials/demo.py --data fashion-mnist   clothes of 28x28 pixels, downloaded once
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import OrderedDict
 from functools import partial
 from itertools import count
 from pathlib import Path
 
 import torch
-from demo_data import CACHE, digits, fashion_mnist
+from demo_data import CACHE, ImageSet, digits, fashion_mnist
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from estimator import DataError, Estimator, Trainer
-from estimator.handlers import (
-    ActivationStatsHandler,
-    CheckpointHandler,
-    CSVLogHandler,
-    EarlyStoppingHandler,
-    EmbeddingHandler,
-    EMAHandler,
-    EventHandler,
-    GradientStatsHandler,
-    LoggingHandler,
-    LRRecorderHandler,
-    MetricHandler,
-    NaNHandler,
-    ProgressHandler,
-    TensorBoardHandler,
-    TimeLimitHandler,
-    WorstSamplesHandler,
-    best_checkpoint,
-    every,
-)
+from estimator import DataError, Estimator, Trainer, handlers
+from estimator.handlers.checkpoint import best_checkpoint
 
 
 def small_cnn(side: int, classes: int) -> nn.Module:
-    """Returns a net for grey images of `side` x `side` pixels."""
-    layers = {
-        "conv1": nn.Conv2d(1, 32, 3, padding=1),
-        "relu1": nn.ReLU(),
-        "pool1": nn.MaxPool2d(2),
-        "conv2": nn.Conv2d(32, 64, 3, padding=1),
-        "relu2": nn.ReLU(),
-        "pool2": nn.MaxPool2d(2),
-        "flatten": nn.Flatten(),
-        "features": nn.Linear(64 * (side // 4) ** 2, 64),
-        "relu3": nn.ReLU(),
-        "classifier": nn.Linear(64, classes),
-    }
-    net = nn.Sequential()
-    for name, layer in layers.items():
-        net.add_module(name, layer)
-    return net
+    """Builds a net for grey images of side x side pixels."""
+    layers = OrderedDict[str, nn.Module](
+        conv1=nn.Conv2d(1, 32, 3, padding=1),
+        relu1=nn.ReLU(),
+        pool1=nn.MaxPool2d(2),
+        conv2=nn.Conv2d(32, 64, 3, padding=1),
+        relu2=nn.ReLU(),
+        pool2=nn.MaxPool2d(2),
+        flatten=nn.Flatten(),
+        features=nn.Linear(64 * (side // 4) ** 2, 64),
+        relu3=nn.ReLU(),
+        classifier=nn.Linear(64, classes),
+    )
+    return nn.Sequential(layers)
 
 
-def all_handlers(folder: Path, classes: list[str]) -> list[EventHandler]:
-    """Returns one handler of each kind; a run of yours picks those that it needs."""
+def all_handlers(folder: Path, classes: list[str]) -> list[handlers.EventHandler]:
+    """Makes one handler of each kind; a run of yours takes those that it needs."""
     return [
-        MetricHandler(),
-        EMAHandler(decay=0.98),
-        NaNHandler(),
-        EarlyStoppingHandler("val_loss", patience=5, restore_best=True),
-        TimeLimitHandler(seconds=600),
-        CheckpointHandler(folder / "checkpoints", monitor="val_accuracy"),
-        LoggingHandler(folder / "log.txt"),
-        ProgressHandler(),
-        CSVLogHandler(folder / "history.csv"),
-        TensorBoardHandler(folder / "tensorboard"),
-        LRRecorderHandler(folder / "lr"),
-        GradientStatsHandler(folder / "layers", every=every(epochs=1)),
-        ActivationStatsHandler(folder / "layers", every=every(epochs=1)),
-        WorstSamplesHandler(folder / "worst_samples", classes=classes),
-        EmbeddingHandler(folder / "embedding", layer="features", classes=classes),
+        handlers.MetricHandler(),
+        handlers.EMAHandler(decay=0.98),
+        handlers.NaNHandler(),
+        # What is validated, and so what is restored, is the average of the weights.
+        handlers.EarlyStoppingHandler("val_loss", patience=4, restore_best=True),
+        handlers.TimeLimitHandler(seconds=600),
+        handlers.CheckpointHandler(folder / "checkpoints", monitor="val_loss"),
+        handlers.LoggingHandler(folder / "log.txt"),
+        handlers.ProgressHandler(),
+        handlers.CSVLogHandler(folder / "history.csv"),
+        handlers.TensorBoardHandler(folder / "tensorboard"),
+        handlers.LRRecorderHandler(folder / "lr"),
+        handlers.GradientStatsHandler(folder / "layers", every=handlers.every(epochs=1)),
+        handlers.ActivationStatsHandler(folder / "layers", every=handlers.every(epochs=1)),
+        handlers.WorstSamplesHandler(folder / "worst_samples", classes=classes),
+        handlers.EmbeddingHandler(folder / "embedding", layer="features", classes=classes),
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Trains a small CNN with every handler on.")
-    parser.add_argument("--data", choices=["digits", "fashion-mnist"], default="digits")
-    parser.add_argument("--out", type=Path, help="runs are OUT/1, OUT/2, ...; runs/demo-DATA")
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--samples", type=int, default=12_000, help="of fashion-mnist")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="of fashion-mnist")
-    args = parser.parse_args()
-    try:
-        data = digits() if args.data == "digits" else fashion_mnist(args.samples, args.cache)
-    except DataError as error:
-        sys.exit(f"{parser.prog}: {error}")
-    parent = args.out or Path("runs", f"demo-{args.data}")
-    folder = next(path for n in count(1) if not (path := parent / str(n)).exists())
-
+def run(data: ImageSet, folder: Path, epochs: int) -> float:
+    """Trains, writes everything to the folder, and returns the validation accuracy."""
     torch.manual_seed(0)
     est = Estimator(
         small_cnn(data.side, len(data.classes)),
         loss=nn.CrossEntropyLoss(),
         metrics=["accuracy"],
     )
+    cosine = partial(CosineAnnealingLR, T_max=epochs)
     stats = est.fit(
         data.train,
         data.val,
-        epochs=args.epochs,
-        trainers=Trainer("adam", lr=2e-3, scheduler=partial(CosineAnnealingLR, T_max=args.epochs)),
+        epochs=epochs,
+        trainers=Trainer("adam", lr=2e-3, scheduler=cosine),
         handlers=all_handlers(folder, data.classes),
     )
     stats.history.to_json(folder / "history.json")
     est.plot_loss_graph().savefig(folder / "loss.png")
+    est.save(folder / "net.pt")
+    return est.evaluate(data.val)["accuracy"]
+
+
+def say_where(folder: Path) -> None:
+    """Prints what lies where."""
+    places = {
+        "loss graph": folder / "loss.png",
+        "history": folder / "history.csv",
+        "history as JSON": folder / "history.json",
+        "log": folder / "log.txt",
+        "best weights": folder / "net.pt",
+        "best checkpoint": best_checkpoint(folder / "checkpoints"),
+        "worst samples": folder / "worst_samples/gallery_validation.png",
+        "learning rate": folder / "lr/lr.csv",
+        "gradients": folder / "layers/gradients.csv",
+        "activations": folder / "layers/activations.csv",
+        "embedding": folder / "embedding/projector_config.pbtxt",
+    }
+    for what, path in places.items():
+        print(f"{what:<18}{path}")
+    print(f"\nCurves, layers and the embedding: tensorboard --logdir {folder}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Trains a small CNN with every handler on.")
+    parser.add_argument("--data", choices=["digits", "fashion-mnist"], default="digits")
+    parser.add_argument("--out", type=Path, help="each run makes OUT/1, OUT/2, ...; runs/demo-DATA")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--samples", type=int, default=12_000, help="of fashion-mnist, up to 60000")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of fashion-mnist")
+    args = parser.parse_args()
+    try:
+        data = digits() if args.data == "digits" else fashion_mnist(args.samples, args.cache)
+    except DataError as error:
+        sys.exit(str(error))
+    parent = args.out or Path("runs", f"demo-{args.data}")
+    folder = next(path for n in count(1) if not (path := parent / str(n)).exists())
+    accuracy = run(data, folder, args.epochs)
+    print(f"\nValidation accuracy {accuracy:.4f}\n")
+    say_where(folder)
+    if accuracy < data.goal:
+        sys.exit(f"\nThe validation accuracy must be at least {data.goal}; it is {accuracy:.4f}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -125,7 +125,9 @@ def fashion_mnist_files(cache: Path = CACHE) -> list[Path]:
                 _download(folder / name, checksum)
     else:
         folder = Path(root) / "fashion-mnist"
-        wrong = [name for name, checksum in CHECKSUMS.items() if not _intact(folder / name, checksum)]
+        wrong = [
+            name for name, checksum in CHECKSUMS.items() if not _intact(folder / name, checksum)
+        ]
         if wrong:
             raise DataError(
                 f"ESTIMATOR_DATA={root!r}: {', '.join(wrong)} in {folder} must be the files of "
