@@ -47,10 +47,9 @@ class Accumulation:
             count: Items it is the mean of.
             samples: Samples of the batch; those of the first batch are the unit of all weights.
         """
-        self.filled += 1
-        if self.size == 1 or self.is_sum:
+        if self.is_sum:
             return loss
-        if self.filled == 1:
+        if self.filled == 0:
             self._first, self._total = max(samples, 1), 0
         self._total = self._total + count
         if isinstance(count, int):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
+import pickle
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -13,171 +15,43 @@ import torch
 from torch.utils.data import (
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     Subset,
-    TensorDataset,
-    default_collate,
+    SubsetRandomSampler,
     random_split,
 )
 
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, DataError
-from estimator.processor import UID, UidSample, describe
-from estimator.runtime import array_tensor
+from estimator.loaders import as_dataset, is_stock, loader_like
+from estimator.processor import describe
+from estimator.uids import UidDataset
+from estimator.uids import with_uids as with_uids
 
 
 @contextlib.contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Leaves the global random streams of Python, NumPy and torch as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
+def random_state_kept() -> Iterator[Callable[[], bool]]:
+    """Leaves the global random streams of Python, NumPy and torch as they were.
+
+    Yields:
+        A function that says whether anything was drawn from them on the CPU so far.
+    """
+    python, numpy, before = random.getstate(), np.random.get_state(), _random_state()
     accelerators = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=accelerators):
         try:
-            yield
+            yield lambda: _random_state() != before
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
 
 
-class _Columns(Dataset[dict[str, torch.Tensor]]):
-    """A dict of tensors as a dataset of dicts."""
-
-    def __init__(self, columns: dict[str, torch.Tensor]) -> None:
-        self.columns = columns
-
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {name: column[index] for name, column in self.columns.items()}
-
-
-class UidDataset(Dataset[Any]):
-    """A dataset whose samples say who they are; made by `with_uids`.
-
-    Args:
-        dataset: A map-style dataset.
-        uids: One identity a sample, integers or strings; None takes the indices.
-    """
-
-    def __init__(self, dataset: Dataset[Any], uids: Sequence[Any] | None = None) -> None:
-        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-            raise ArgumentTypeError(
-                "with_uids(data=...) must be a dataset with a length, whose samples have an "
-                f"index; received {type(dataset).__name__}. Let a stream yield dicts with a "
-                f"{UID!r} of its own."
-            )
-        if uids is not None and len(uids) != len(dataset):
-            raise ArgumentError(
-                f"with_uids(uids=...) must hold one identity a sample; received {len(uids)} for "
-                f"{len(dataset)} samples."
-            )
-        self.dataset, self.uids = dataset, uids
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]  # the constructor has seen its length
-
-    def __getitem__(self, index: int) -> Any:
-        sample = self.dataset[index]
-        uid = index if self.uids is None else self.uids[index]
-        return {**sample, UID: uid} if isinstance(sample, Mapping) else UidSample(sample, uid)
-
-
-class _UidCollate:
-    """Keeps a user's own collate function from seeing the identities."""
-
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, samples: list[Any]) -> Any:
-        if not isinstance(samples[0], UidSample):
-            return self.collate(samples)
-        uids = default_collate([sample.sample_uid for sample in samples])
-        return UidSample(self.collate([sample.sample for sample in samples]), uids)
-
-
-def with_uids(data: Any, uids: Sequence[Any] | None = None) -> Any:
-    """Gives every sample an identity, for handlers that follow single samples.
-
-    Args:
-        data: A map-style dataset, or a DataLoader over one (needed where the loader has a
-            collate function of its own).
-        uids: One identity a sample, integers or strings; None takes the dataset's indices.
-
-    Returns:
-        Data of the same kind; dict samples get a key "sample_uid".
-
-    Raises:
-        ArgumentError: The number of identities is not that of the samples.
-        ArgumentTypeError: `data` has no length or no indices.
-
-    Example:
-        >>> loader = DataLoader(with_uids(TensorDataset(torch.zeros(4, 2), torch.zeros(4))), 2)
-        >>> [batch.sample_uid.tolist() for batch in loader]
-        [[0, 1], [2, 3]]
-    """
-    if isinstance(data, DataLoader):
-        return _rebuilt(data, UidDataset(data.dataset, uids), _UidCollate(data.collate_fn))
-    return UidDataset(data, uids)
-
-
-def _rebuilt(
-    loader: DataLoader[Any], dataset: Dataset[Any], collate: Callable[[list[Any]], Any]
-) -> DataLoader[Any]:
-    """A DataLoader like `loader` over another dataset of the same indices."""
-    workers: dict[str, Any] = {}
-    if loader.num_workers:
-        workers = {
-            "prefetch_factor": loader.prefetch_factor,
-            "persistent_workers": loader.persistent_workers,
-            "multiprocessing_context": loader.multiprocessing_context,
-        }
-    if loader.batch_sampler is None:
-        workers |= {"batch_size": None, "sampler": loader.sampler}
-    else:
-        workers |= {"batch_sampler": loader.batch_sampler}
-    return DataLoader(
-        dataset,
-        num_workers=loader.num_workers,
-        collate_fn=collate,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        generator=loader.generator,
-        **workers,
-    )
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim > 0
-
-
-def as_dataset(data: Any, argument: str) -> Dataset[Any] | None:
-    """The dataset that arrays or a Dataset make; None for loaders and other iterables.
-
-    Raises:
-        ArgumentError: Arrays of different lengths, or without samples.
-    """
-    if isinstance(data, Dataset):
-        return data
-    if _is_array(data):
-        return TensorDataset(*_equally_long([data], argument))
-    if isinstance(data, (tuple, list)) and data and all(map(_is_array, data)):
-        return TensorDataset(*_equally_long(data, argument))
-    if isinstance(data, Mapping) and data and all(map(_is_array, data.values())):
-        return _Columns(dict(zip(data, _equally_long(list(data.values()), argument), strict=True)))
-    return None
-
-
-def _equally_long(arrays: Sequence[Any], argument: str) -> list[torch.Tensor]:
-    lengths = [len(array) for array in arrays]
-    if len(set(lengths)) != 1:
-        raise ArgumentError(
-            f"{argument}: arrays must have one row a sample, the same number in each; received "
-            f"{', '.join(map(describe, arrays))}. Check the first dimension."
-        )
-    return [a if isinstance(a, torch.Tensor) else array_tensor(a) for a in arrays]
+def _random_state() -> tuple[object, ...]:
+    numpy = pickle.dumps(np.random.get_state(legacy=False)["state"])
+    return random.getstate(), numpy, torch.get_rng_state().numpy().tobytes()
 
 
 class Source:
@@ -237,24 +111,25 @@ class Source:
         return batch
 
     def sample(self) -> Any:
-        """A first batch for a look, with nothing taken from loaders, streams or random states.
+        """A batch for a look, with nothing taken from loaders, streams or random states.
 
         Returns:
-            The batch, or None where a look would cost the stream a batch.
+            The batch, or None where a look would cost something: a stream's batch, the start of
+            workers, or a step of a sampler that is not torch's own.
+
+        Raises:
+            DataError: There is none.
         """
-        if not isinstance(self.data, DataLoader):
-            with random_state_kept():
-                return self.first()
-        dataset = self.data.dataset
-        if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
-            return None
-        if len(dataset) == 0:
+        if self.batches == 0:
             raise self.empty()
-        with random_state_kept():
-            if self.data.batch_size is None:
-                return self.data.collate_fn(dataset[0]) if self.data.batch_sampler is None else None
-            wanted = range(min(self.data.batch_size, len(dataset)))
-            return self.data.collate_fn([dataset[i] for i in wanted])
+        with random_state_kept() as drawn:
+            if isinstance(self.data, DataLoader):
+                return _look(self.data)
+            batch = self.first()
+            if drawn() and not self.one_shot:
+                # These draws belong where the epoch begins: it goes through the data anew.
+                self._held = None
+            return batch
 
     def empty(self) -> DataError:
         """The error of a loader that yields nothing."""
@@ -264,35 +139,71 @@ class Source:
         )
 
 
+def _look(loader: DataLoader[Any]) -> Any:
+    """A batch made from the dataset itself, as the loader would; None where that is not known."""
+    dataset: Any = loader.dataset
+    own_batches = loader.batch_size is None and loader.batch_sampler is not None
+    indices = _indices(loader)
+    if indices is None or own_batches or not is_stock(loader):
+        return None
+    if loader.num_workers:
+        if loader.worker_init_fn is not None:  # it may open what the dataset reads from
+            return None
+        dataset = _twin(dataset)
+    if loader.batch_size is None:
+        return loader.collate_fn(dataset[indices[0]])
+    wanted = list(indices[: loader.batch_size])
+    several = getattr(dataset, "__getitems__", None)
+    return loader.collate_fn(several(wanted) if several else [dataset[i] for i in wanted])
+
+
+def _indices(loader: DataLoader[Any]) -> Any:
+    """Indices that the loader may ask its dataset for; None where only its sampler knows."""
+    dataset, sampler = loader.dataset, loader.sampler
+    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+        return None
+    if isinstance(sampler, SubsetRandomSampler):
+        return sampler.indices
+    stock = isinstance(sampler, (SequentialSampler, RandomSampler, DistributedSampler))
+    return range(len(dataset)) if stock else None
+
+
+def _twin(dataset: Any) -> Any:
+    """A copy that keeps to itself the files that it opens: forked workers must not share them."""
+    if not hasattr(dataset, "__dict__"):  # a list, for one
+        return dataset
+    twin = copy.copy(dataset)
+    for name, value in vars(dataset).items():
+        if isinstance(value, Dataset):
+            setattr(twin, name, _twin(value))
+        elif isinstance(value, list) and value and all(isinstance(v, Dataset) for v in value):
+            setattr(twin, name, [_twin(each) for each in value])
+    return twin
+
+
 def _loader(
     dataset: Dataset[Any], argument: str, batch_size: int, shuffle: bool, uids: bool
 ) -> DataLoader[Any]:
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        function = argument.partition("(")[0]
         raise ArgumentError(
-            f"fit(batch_size=...) must be a whole number from 1 up; received {batch_size!r}."
+            f"{function}(batch_size=...) must be a whole number from 1 up; received {batch_size!r}."
         )
     if isinstance(dataset, IterableDataset):
         return DataLoader(dataset, batch_size)
-    if not len(dataset):  # type: ignore[arg-type]  # map-style datasets have a length
-        raise ArgumentError(f"{argument} must hold at least one sample; received none.")
-    if uids and not isinstance(dataset, UidDataset):
-        dataset = _identified(dataset)
-    return DataLoader(dataset, batch_size, shuffle=shuffle)
-
-
-def _identified(dataset: Dataset[Any]) -> Dataset[Any]:
-    if isinstance(dataset, Subset):
-        if isinstance(dataset.dataset, UidDataset):
-            return dataset
-        # A part keeps the identities of the whole, so that they name the same sample everywhere.
-        return UidDataset(dataset, list(dataset.indices))
-    return UidDataset(dataset)
+    if not _length(dataset):
+        raise ArgumentError(
+            f"{argument} as a Dataset must have a length, above 0; received "
+            f"{type(dataset).__name__} of length {_length(dataset)}. Derive from IterableDataset "
+            "where the length is not known."
+        )
+    return DataLoader(UidDataset(dataset) if uids else dataset, batch_size, shuffle=shuffle)
 
 
 def _length(data: Any) -> int | None:
     try:
         return len(data)
-    except TypeError:  # streams and loaders over them have none
+    except (TypeError, NotImplementedError):  # streams and loaders over them have none
         return None
 
 
@@ -300,7 +211,7 @@ def split_fraction(train: Any, fraction: float, seed: int | None) -> tuple[Any, 
     """Splits training data once: `fraction` of its samples become validation data.
 
     Args:
-        train: Arrays, a Dataset, or a DataLoader over one with a stock sampler.
+        train: Arrays, a Dataset, or a DataLoader over one that goes through it once an epoch.
         fraction: Share of the samples, between 0 and 1.
         seed: Of the split; None is 0, so that the same samples are held out each time.
 
@@ -310,46 +221,42 @@ def split_fraction(train: Any, fraction: float, seed: int | None) -> tuple[Any, 
     Raises:
         ArgumentError: The fraction is not between 0 and 1, or leaves one side empty, or `train`
             cannot be split.
+        ArgumentTypeError: `train` is a DataLoader with an `__iter__` of its own.
     """
-    dataset = (
-        train.dataset if isinstance(train, DataLoader) else as_dataset(train, "fit(train=...)")
-    )
-    if dataset is None or isinstance(dataset, IterableDataset):
+    is_loader = isinstance(train, DataLoader)
+    dataset: Any = train.dataset if is_loader else as_dataset(train, "fit(train=...)")
+    if isinstance(dataset, IterableDataset) or _length(dataset) is None:
         raise ArgumentError(
             f"fit(val={fraction!r}) splits a train that has a length and indices: arrays, a "
             f"Dataset or a DataLoader over one; received {type(train).__name__}. Pass "
             "validation data of its own."
         )
-    held = round(len(dataset) * fraction) if 0 < fraction < 1 else 0
-    if not 0 < held < len(dataset):
+    samples = len(dataset)
+    held = round(samples * fraction) if 0 < fraction < 1 else 0
+    if not 0 < held < samples:
         raise ArgumentError(
             f"fit(val=...) as a fraction must leave samples on both sides; received {fraction!r} "
-            f"of {len(dataset)} samples. Choose a number between 0 and 1."
+            f"of {samples} samples. Choose a number between 0 and 1."
         )
     generator = torch.Generator().manual_seed(0 if seed is None else seed)
-    parts = random_split(dataset, [len(dataset) - held, held], generator=generator)
-    if not isinstance(train, DataLoader):
-        return parts[0], parts[1]
-    return _over(train, parts[0]), _over(train, parts[1], shuffle=False)
+    parts: list[Subset[Any]] = random_split(dataset, [samples - held, held], generator=generator)
+    return _split_loader(train, *parts) if is_loader else (parts[0], parts[1])
 
 
-def _over(loader: DataLoader[Any], part: Subset[Any], *, shuffle: bool | None = None) -> Any:
-    if not isinstance(loader.sampler, (RandomSampler, SequentialSampler)) or not loader.batch_size:
+def _split_loader(
+    loader: DataLoader[Any], train: Subset[Any], val: Subset[Any]
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    sampler, samples = loader.sampler, len(train) + len(val)
+    order: Sampler[int] = SequentialSampler(train)
+    whole = isinstance(sampler, SequentialSampler)
+    if isinstance(sampler, RandomSampler):
+        whole = not sampler.replacement and sampler.num_samples == samples
+        order = RandomSampler(train, generator=sampler.generator)
+    if not whole or loader.batch_size is None:
         raise ArgumentError(
-            "fit(val=<fraction>) can split a DataLoader with a stock sampler and batch size only; "
-            f"received sampler {type(loader.sampler).__name__}. Split the dataset beforehand."
+            "fit(val=<fraction>) splits a DataLoader with a batch size, whose sampler takes each "
+            f"sample once an epoch; received batch_size={loader.batch_size} and "
+            f"{type(sampler).__name__}. Split the dataset beforehand."
         )
-    if shuffle is None:
-        shuffle = isinstance(loader.sampler, RandomSampler)
-    return DataLoader(
-        part,
-        loader.batch_size,
-        shuffle=shuffle,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        drop_last=loader.drop_last and shuffle,
-        worker_init_fn=loader.worker_init_fn,
-        generator=loader.generator if shuffle else None,
-        persistent_workers=loader.persistent_workers,
-    )
+    held_out = {"sampler": SequentialSampler(val), "drop_last": False, "generator": None}
+    return loader_like(loader, train, sampler=order), loader_like(loader, val, **held_out)

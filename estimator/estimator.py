@@ -87,8 +87,8 @@ class Estimator:
         processor = BatchProcessor() if processor is None else processor
         self.processor = processor.bound(net, criterion, check_target_keys(targets))
         self.train_stats: TrainStats | None = None
-        self._handlers: list[EventHandler] = []
-        self._trainers: dict[str, tuple[Trainer, BoundTrainer]] = {}
+        self.handlers: list[EventHandler] = []
+        self.trainers: dict[str, tuple[Trainer, BoundTrainer]] = {}
         self._hooks: Dispatch | None = None
         self._fitting = False
 
@@ -149,7 +149,7 @@ class Estimator:
         options = FitOptions(
             epochs, iterations, device, validate, accumulate, batch_size, precision, seed, progress
         )
-        chosen = run_handlers(self._handlers, handlers, progress)
+        chosen = run_handlers(self.handlers, handlers, progress)
         run = build_run(self, train, val, options, trainers, chosen)
         self.train_stats, self._hooks = run.stats, run.hooks
         modes = [(module, module.training) for module in self.net.modules()]
@@ -183,7 +183,7 @@ class Estimator:
                 "evaluate needs something to measure; this Estimator has loss=None and "
                 "metrics=None. Give it one of them."
             )
-        chosen = chosen_handlers(self._handlers, handlers)
+        chosen = chosen_handlers(self.handlers, handlers)
         run, source = evaluation_run(self, data, "evaluate", chosen, batch_size)
         loop.evaluate(run, source, "evaluate")
         return run.stats.val
@@ -202,7 +202,7 @@ class Estimator:
         Returns:
             The structure of one batch's outputs (tensor, tuple or dict), over all samples.
         """
-        chosen = chosen_handlers(self._handlers, handlers)
+        chosen = chosen_handlers(self.handlers, handlers)
         run, source = evaluation_run(self, data, "predict", chosen, batch_size)
         collected: list[Any] = []
         run.collected = collected
@@ -223,16 +223,16 @@ class Estimator:
             A handle with `remove`, usable in a `with` statement.
         """
         added = as_handler(handler)
-        self._handlers.append(added)
+        self.handlers.append(added)
         if self._fitting:
             assert self._hooks is not None
             self._hooks.join_later(added)
         return Handle(added, self._remove)
 
     def _remove(self, handler: EventHandler) -> None:
-        if not any(handler is other for other in self._handlers):
+        if not any(handler is other for other in self.handlers):
             return
-        self._handlers = [other for other in self._handlers if other is not handler]
+        self.handlers = [other for other in self.handlers if other is not handler]
         if self._fitting:
             assert self._hooks is not None
             self._hooks.leave_later(handler)
@@ -246,7 +246,7 @@ class Estimator:
         """
         hooks = self._hooks
         if hooks is None:
-            hooks = Dispatch(chosen_handlers(self._handlers, None))
+            hooks = Dispatch(chosen_handlers(self.handlers, None))
             hooks.bind(TrainStats(self.net, torch.device("cpu")))
         return write_plan(hooks)
 

@@ -155,20 +155,20 @@ def _first_batches(est: Estimator, run: Run, trainers: Trainers, options: FitOpt
 
 
 def _bind_trainers(est: Estimator, run: Run, trainers: Trainers, options: FitOptions) -> None:
-    if trainers is None and not est._trainers:
+    if trainers is None and not est.trainers:
         notice("No trainers given: SGD with lr=0.001.", show=options.progress)
         trainers = Trainer("sgd", lr=0.001)
     if trainers is not None:
-        before = list(est._trainers.values())
-        est._trainers = {}
+        before = list(est.trainers.values())
+        est.trainers = {}
         for name, spec in named_trainers(trainers).items():
             known = [
                 (s, b)
                 for s, b in before
                 if s is spec or s.optimizer is spec.optimizer is b.optimizer
             ]
-            est._trainers[name] = known[0] if known else (spec, spec.bind(name, run.net))
-    bound = {name: trainer for name, (_, trainer) in est._trainers.items()}
+            est.trainers[name] = known[0] if known else (spec, spec.bind(name, run.net))
+    bound = {name: trainer for name, (_, trainer) in est.trainers.items()}
     left_out = check_disjoint(bound, run.net)
     if left_out:
         warnings.warn(

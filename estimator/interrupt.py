@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Iterator
@@ -22,11 +23,13 @@ def interruptible(stats: TrainStats) -> Iterator[None]:
         yield
         return
 
+    times = itertools.count()
+
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if stats.stopped is None:
-            stats.stop("interrupted by Ctrl-C")
-        else:
+        if next(times):
             raise KeyboardInterrupt
+        # A run that was to finish its epoch first ends after its batch too.
+        stats.stop("interrupted by Ctrl-C")
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:

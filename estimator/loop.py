@@ -35,10 +35,10 @@ def train_epoch(run: Run) -> None:
         hooks.begin("epoch_begin")
         for batch in run.train_batches():
             train_batch(run, batch)
-            if run.validates_inside():
+            if stats.validation_due and run.validates_inside():
                 evaluate(run, run.validation_data(), "validation")
                 run.add_row(complete=False)
-            if stats.stops_in_batch or run.target_reached():
+            if run.leaves_epoch():
                 break
         else:
             if run.group_open():

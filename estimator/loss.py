@@ -271,6 +271,20 @@ class Criterion:
             return samples
         return self._count(outputs, targets, samples)
 
+    def counts_samples(self, targets: Any) -> bool:
+        """Whether a batch of targets like these counts its samples, with none to leave out.
+
+        One class index a sample, with the loss's own default for ignored targets, is taken to
+        be that: a label of -100 is then a mark of sequences, which have more dimensions.
+        """
+        if self.single is None:
+            return True
+        if self._count is _count_samples:
+            return True
+        kind, _, ignore_index, weight = _setting(self.single)
+        plain = kind in OVER_CLASSES and ignore_index == -100 and weight is None
+        return plain and isinstance(targets, torch.Tensor) and targets.ndim == 1
+
     def per_sample(self, outputs: Any, targets: Any) -> torch.Tensor:
         """The loss of each sample, shape (N,)."""
         if self.single is not None:

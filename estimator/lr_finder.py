@@ -118,7 +118,7 @@ def find_lr(
     sweep = _Sweep(rates)
     named = named_trainers(Trainer("sgd", lr=low) if trainers is None else trainers)
     twin = copy.copy(est)
-    twin._handlers, twin._trainers, twin.metrics = [], {}, type(est.metrics)(None)
+    twin.handlers, twin.trainers, twin.metrics = [], {}, type(est.metrics)(None)
     with _restored(est.net, named), random_state_kept():
         twin.fit(
             train,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from estimator.loss import Count, Losses
+from estimator.loss import Count
 
 
 class LossMeter:
@@ -28,24 +28,28 @@ class LossMeter:
         self._samples = 0
         self._parts: dict[str, torch.Tensor] = {}
 
-    def add(self, losses: Losses, weight: Count, samples: int, *, is_sum: bool = False) -> None:
+    def add(
+        self, loss: torch.Tensor, parts: dict[str, torch.Tensor], weight: Count, samples: int,
+        *, is_sum: bool = False,
+    ) -> None:  # fmt: skip
         """Counts a batch.
 
         Args:
-            losses: Detached losses of the batch.
+            loss: The batch's loss, detached.
+            parts: Its named parts, detached.
             weight: What the batch counts in the mean: items, or samples.
             samples: Samples of the batch, which weigh the parts.
             is_sum: Whether the loss is a sum over the batch and not a mean.
         """
         if isinstance(weight, torch.Tensor):
             # A batch without items has a mean of 0/0, which must not spoil the others.
-            weighted = torch.where(weight > 0, losses.total * weight, 0)
-            self._total.add_(losses.total if is_sum else weighted)
+            weighted = torch.where(weight > 0, loss * weight, 0)
+            self._total.add_(loss if is_sum else weighted)
         else:
-            self._total.add_(losses.total, alpha=1 if is_sum else weight)
+            self._total.add_(loss, alpha=1 if is_sum else weight)
         self._weight = self._weight + weight
         self._samples += samples
-        for name, part in losses.parts.items():
+        for name, part in parts.items() if parts else ():
             if name not in self._parts:
                 self._parts[name] = torch.zeros_like(self._total)
             self._parts[name].add_(part, alpha=samples)

@@ -60,6 +60,7 @@ def plot_losses(history: History, ax: Axes | None = None) -> Figure:
     axes.set_ylabel("loss")
     axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.has_data():
+        axes.legend()
     figure: Figure = axes.figure  # type: ignore[assignment]  # never a SubFigure of ours
     return figure

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 
 from estimator.handlers.base import ArgumentError, DataError
 from estimator.loss import Count, Criterion
@@ -39,14 +40,16 @@ def describe(value: Any) -> str:
     return repr(value) if value is None else type(value).__name__
 
 
-def first_tensor(value: Any) -> torch.Tensor | None:
-    """The first tensor with a batch dimension in a nested batch."""
+def batch_length(value: Any) -> int | None:
+    """The first dimension of the first tensor in a nested batch; None where there is none."""
     if isinstance(value, torch.Tensor):
-        return value if value.ndim else None
+        return value.shape[0] if value.ndim else None
+    if isinstance(value, PackedSequence):
+        return int(value.batch_sizes[0])
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (tuple, list)):
-        return next((t for t in map(first_tensor, value) if t is not None), None)
+        return next((n for n in map(batch_length, value) if n is not None), None)
     return None
 
 
@@ -75,8 +78,8 @@ class BatchProcessor:
         """Parts a batch into the net's inputs and the loss's targets.
 
         The last of a tuple or list is the target; in a dict (or a namedtuple, where `targets=`
-        was given) the keys named by `targets=` are. Inputs are a single value, a tuple of
-        positional arguments, or a dict of keyword arguments.
+        was given) the keys named by `targets=` are, else those of a dict of losses. Inputs are a
+        single value, a tuple of positional arguments, or a dict of keyword arguments.
 
         Raises:
             DataError: There is no target in the batch.
@@ -85,14 +88,15 @@ class BatchProcessor:
             return self._split_mapping(batch)
         if self.target_keys is not None and hasattr(batch, "_asdict"):
             return self._split_mapping(batch._asdict())
-        if not isinstance(batch, Sequence) or isinstance(batch, str) or len(batch) < 2:
+        items = batch if isinstance(batch, (tuple, list)) else ()
+        if len(items) < 2 or isinstance(batch, PackedSequence):
             raise DataError(
                 "a batch must hold inputs and a target, as a tuple (x, y), a list or a dict; "
-                f"received {describe(batch)}. Let the loader yield (inputs, targets), or pass a "
-                "BatchProcessor whose split() finds them."
+                f"received {describe(batch)}. Let the loader yield (inputs, targets), give arrays "
+                "as a tuple (x, y), or pass a BatchProcessor whose split() finds them."
             )
-        inputs = batch[0] if len(batch) == 2 else tuple(batch[:-1])
-        return (tuple(inputs) if isinstance(inputs, list) else inputs), batch[-1]
+        inputs = items[0] if len(items) == 2 else tuple(items[:-1])
+        return (tuple(inputs) if isinstance(inputs, list) else inputs), items[-1]
 
     def _split_mapping(self, batch: Mapping[str, Any]) -> tuple[Any, Any]:
         names = self.target_names(batch)
@@ -103,9 +107,13 @@ class BatchProcessor:
                 f"received targets={self.target_keys!r} and a batch with the keys {list(batch)}"
                 f"{f', without {missing}' if missing else ''}. Name one or more of these keys."
             )
-        single = isinstance(self.target_keys, str)
-        targets = batch[names[0]] if single else {name: batch[name] for name in names}
-        return self.inputs_of(batch, names), targets
+        return self.inputs_of(batch, names), self._targets({name: batch[name] for name in names})
+
+    def _targets(self, named: dict[str, Any]) -> Any:
+        """Targets in the structure of the losses: single, by position or by name."""
+        if self.criterion is not None and self.criterion.single is None:
+            return list(named.values()) if self.criterion.by_position else named
+        return named[self.target_keys] if isinstance(self.target_keys, str) else named
 
     def target_names(self, batch: Mapping[str, Any]) -> list[str]:
         """The keys of a dict batch that go to the loss: `targets=`, else the keys of the loss."""
@@ -125,7 +133,7 @@ class BatchProcessor:
         """Runs the net: tuples are positional, dicts keyword arguments."""
         if isinstance(inputs, torch.Tensor):
             return self.net(inputs)
-        if isinstance(inputs, tuple):
+        if isinstance(inputs, tuple) and not isinstance(inputs, PackedSequence):
             return self.net(*inputs)
         if isinstance(inputs, Mapping) and not self.whole_batch:
             return self.net(**inputs)
@@ -156,20 +164,29 @@ class BatchProcessor:
         """
         if isinstance(inputs, torch.Tensor) and inputs.ndim:
             return inputs.shape[0]
-        tensor = first_tensor((inputs, targets))
-        if tensor is None:
+        samples = batch_length((inputs, targets))
+        if samples is None:
             raise DataError(
                 f"a batch must hold a tensor whose first dimension counts samples; received "
                 f"inputs {describe(inputs)} and targets {describe(targets)}. Override "
                 "BatchProcessor.size for batches of another make."
             )
-        return tensor.shape[0]
+        return samples
 
     def count(self, outputs: Any, targets: Any, samples: int) -> Count:
         """The weight of this batch's loss in a mean over batches."""
         if self.criterion is None or type(self).loss is not BatchProcessor.loss:
             return samples
         return self.criterion.count(outputs, targets, samples)
+
+    def counts_samples(self, targets: Any, samples: int) -> bool:
+        """Whether `count` is the number of samples for all batches with targets like these."""
+        if type(self).count is not BatchProcessor.count:
+            return False
+        if self.criterion is None or type(self).loss is not BatchProcessor.loss:
+            return True
+        one_each = not isinstance(targets, torch.Tensor) or targets.shape[:1] == (samples,)
+        return one_each and self.criterion.counts_samples(targets)
 
     def evaluate_count(self, outputs: Any, targets: Any, samples: int) -> Count:
         """`count` in validation and `evaluate`."""
@@ -196,7 +213,7 @@ class BatchProcessor:
         """A copy that holds the net, the loss and the target keys of an Estimator."""
         mine = copy.copy(self)
         mine.net, mine.criterion, mine.target_keys = net, criterion, target_keys
-        mine.whole_batch = list(inspect.signature(net.forward).parameters) == ["batch"]
+        mine.whole_batch = [p.name for p in _parameters(net) or ()] == ["batch"]
         return mine
 
     @property
@@ -205,10 +222,20 @@ class BatchProcessor:
         return self.criterion is not None or type(self).loss is not BatchProcessor.loss
 
 
+def _parameters(net: nn.Module) -> list[inspect.Parameter] | None:
+    """The parameters of a net's forward; None where nothing says them."""
+    # A compiled net takes anything and hands it on to the one inside.
+    inner = getattr(net, "_orig_mod", net)
+    try:
+        return list(inspect.signature(inner.forward).parameters.values())
+    except ValueError:  # a traced net has no signature
+        return None
+
+
 def positional_parameters(net: nn.Module) -> int | None:
     """How many positional arguments `forward` must have; None where it takes any number."""
-    parameters = inspect.signature(net.forward).parameters.values()
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+    parameters = _parameters(net)
+    if parameters is None or any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return None
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(1 for p in parameters if p.kind in kinds and p.default is p.empty)

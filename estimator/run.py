@@ -98,6 +98,13 @@ class Run:
         assert stats.epochs is not None
         return stats.epoch >= stats.epochs
 
+    def leaves_epoch(self) -> bool:
+        """Whether the epoch ends here, asked to stop or at the run's target."""
+        stats = self.stats
+        if stats.stopped is not None and stats.stops_in_batch:
+            return True
+        return stats.iterations is not None and stats.step >= stats.iterations
+
     def open_epoch(self) -> None:
         """Forgets the sums of the last epoch."""
         self.hooks.change_shift()
@@ -142,10 +149,10 @@ class Run:
     def count_batch(self, began: float) -> None:
         """Advances the counters; `began` is when the batch was there."""
         stats, step = self.stats, self.step
-        samples = stats.batch_size
-        assert samples is not None
+        samples, loss = stats.batch_size, stats.loss
+        assert samples is not None and loss is not None
         stats.samples += samples
-        self.meter.add(step.losses, step.weight, samples, is_sum=step.is_sum)
+        self.meter.add(loss, stats.losses, step.weight, samples, is_sum=step.is_sum)
         if self.val_source is not None:
             stats.validation_due = self._validation_due()
         stats.update_seconds += perf_counter() - began
@@ -165,14 +172,8 @@ class Run:
         return self.val_source
 
     def validates_inside(self) -> bool:
-        """Whether a validation is due in the middle of the epoch."""
-        stats = self.stats
-        if (
-            not stats.validation_due
-            or self._is_last
-            or stats.stops_in_batch
-            or self.target_reached()
-        ):
+        """Whether a validation that is due falls into the middle of the epoch."""
+        if self._is_last or self.leaves_epoch():
             return False
         self._read_train()
         return True
@@ -267,7 +268,9 @@ class Run:
             self.collected.append(move(detach(stats.outputs), torch.device("cpu")))
         elif stats.loss is not None:
             assert stats.batch_size is not None
-            self.val_meter.add(step.losses, step.weight, stats.batch_size, is_sum=step.is_sum)
+            self.val_meter.add(
+                stats.loss, stats.losses, step.weight, stats.batch_size, is_sum=step.is_sum
+            )
 
     def close_evaluation(self) -> None:
         """Reads the results to the host, once."""

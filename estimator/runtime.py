@@ -122,6 +122,12 @@ class Runtime:
                 f"received device {str(self.device)!r}, which does not. Use 'bf16' or 'fp32'."
             )
 
+    def move(self, value: Any) -> Any:
+        """Brings a batch to the device."""
+        if isinstance(value, torch.Tensor):
+            return value.to(self.device, non_blocking=True)
+        return move(value, self.device)
+
     def backward(self, loss: torch.Tensor) -> None:
         """Adds the gradients of a loss, scaled where the precision needs it."""
         if self.scaler is None:

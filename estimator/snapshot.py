@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 from pathlib import Path
@@ -70,9 +71,12 @@ def read_weights(net: nn.Module, path: str | os.PathLike[str]) -> None:
         ) from error
     if isinstance(state, dict) and {"version", "net"} <= set(state):
         state = state["net"]
+    before = copy.deepcopy(net.state_dict())
     try:
         net.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
+        # What fits is loaded before torch complains of what does not.
+        net.load_state_dict(before)
         raise DataError(
             f"load_weights(path=...) must hold the weights of a {type(net).__name__}; "
             f"{str(path)!r} does not: {error}"

@@ -9,9 +9,9 @@ import torch
 
 from estimator.accumulation import Accumulation
 from estimator.handlers.base import DataError
-from estimator.loss import Count, Losses, as_losses
+from estimator.loss import Count, as_losses
 from estimator.processor import UID, BatchProcessor, UidSample, describe
-from estimator.runtime import Runtime, detach, move
+from estimator.runtime import Runtime, detach
 from estimator.stats import TrainStats
 from estimator.trainer import BoundTrainer
 
@@ -35,7 +35,8 @@ class Step:
         self.trainers: list[BoundTrainer] = []
         self.parameters: list[torch.Tensor] = []
         self.accumulation = Accumulation(1, is_sum=self.is_sum)
-        self.losses = Losses(torch.zeros(()), {})
+        self.counts_samples = False
+        """Whether each batch counts its samples, so that nothing has to be counted."""
         self.weight: Count = 0
         """What this batch counts in a mean loss."""
 
@@ -52,9 +53,10 @@ class Step:
         stats.batch = batch
         split = processor.split if stats.phase == "train" else processor.evaluate_split
         inputs, targets = split(batch)
-        device = self.runtime.device
-        stats.inputs, stats.targets = move(inputs, device), move(targets, device)
-        stats.batch_size = processor.size(stats.inputs, stats.targets)
+        move = self.runtime.move
+        stats.inputs = inputs = move(inputs)
+        stats.targets = targets = move(targets)
+        stats.batch_size = processor.size(inputs, targets)
 
     def forward(self) -> torch.Tensor:
         """Runs the net and the loss.
@@ -65,21 +67,19 @@ class Step:
         stats, processor = self.stats, self.processor
         with self.runtime.autocast:
             outputs = stats.outputs = processor.forward(stats.inputs)
-            losses = as_losses(processor.loss(outputs, stats.targets), "the loss")
-        self._keep(losses)
-        return losses.total
+            loss = processor.loss(outputs, stats.targets)
+        return self._keep(loss)
 
-    def _keep(self, losses: Losses) -> None:
-        total, parts = losses
-        stats, total = self.stats, total.detach()
-        if parts:
-            parts = {name: part.detach() for name, part in parts.items()}
-        self.losses = Losses(total, parts)
-        stats.loss, stats.losses = total, parts
+    def _keep(self, result: Any) -> torch.Tensor:
+        stats = self.stats
+        loss, parts = as_losses(result, "the loss")
+        stats.loss = loss.detach()
+        stats.losses = {name: part.detach() for name, part in parts.items()} if parts else {}
         if self.per_sample:
             with torch.no_grad():
                 single = self.processor.sample_losses(detach(stats.outputs), stats.targets)
             stats.sample_losses = single.detach().float()
+        return loss
 
     def backward(self, loss: torch.Tensor) -> None:
         """Adds this batch's gradients to those of its group."""
@@ -90,8 +90,12 @@ class Step:
         samples = stats.batch_size
         assert samples is not None
         outputs = stats.outputs = detach(stats.outputs)
-        self.weight = self.processor.count(outputs, stats.targets, samples)
-        self.runtime.backward(group.weigh(loss, self.weight, samples))
+        if self.counts_samples:
+            self.weight = samples
+        else:
+            self.weight = self.processor.count(outputs, stats.targets, samples)
+        self.runtime.backward(loss if group.size == 1 else group.weigh(loss, self.weight, samples))
+        group.filled += 1
         if self.is_sum:
             self.weight = samples
         stats.stepped = False
@@ -118,8 +122,8 @@ class Step:
             outputs = stats.outputs = processor.evaluate_forward(stats.inputs)
             if stats.phase == "predict" or not processor.has_loss:
                 return
-            losses = as_losses(processor.evaluate_loss(outputs, stats.targets), "the loss")
-        self._keep(losses)
+            loss = processor.evaluate_loss(outputs, stats.targets)
+        self._keep(loss)
         samples = stats.batch_size
         assert samples is not None
         counted = processor.evaluate_count(outputs, stats.targets, samples)

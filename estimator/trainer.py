@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
-from estimator.handlers.base import ArgumentError, ArgumentTypeError, Monitor, nearest
+from estimator.handlers.base import ArgumentError, Monitor
+from estimator.optimizers import (
+    SchedulerSpec,
+    build_scheduler,
+    check_scheduler,
+    find_optimizer,
+    keep_parameters,
+    select_parameters,
+)
 
 if TYPE_CHECKING:
     from estimator.stats import TrainStats
 
 StepUnit = Literal["auto", "step", "epoch"]
-SchedulerSpec = LRScheduler | Callable[[Optimizer], LRScheduler]
 OptimizerSpec = str | type[Optimizer] | Optimizer
-
-
-def optimizer_classes() -> dict[str, type[Optimizer]]:
-    """The optimizers of `torch.optim` by lower-case name."""
-    return {
-        name.lower(): kind
-        for name, kind in vars(torch.optim).items()
-        if inspect.isclass(kind) and issubclass(kind, Optimizer) and kind is not Optimizer
-    }
-
-
-def _optimizer_class(spec: str | type[Optimizer]) -> type[Optimizer]:
-    if isinstance(spec, str):
-        kinds = optimizer_classes()
-        if spec.lower() not in kinds:
-            raise ArgumentError(
-                f"Trainer(optimizer=...) must be the name of an optimizer in torch.optim, its "
-                f"class or an instance; received {spec!r}. {nearest(spec, kinds)}"
-            )
-        return kinds[spec.lower()]
-    if inspect.isclass(spec) and issubclass(spec, Optimizer):
-        return spec
-    raise ArgumentTypeError(
-        "Trainer(optimizer=...) must be a name such as 'adam', a torch.optim class or an "
-        f"instance; received {spec!r}."
-    )
 
 
 class Trainer:
@@ -92,15 +74,17 @@ class Trainer:
         **options: Any,
     ) -> None:
         self.optimizer = (
-            optimizer if isinstance(optimizer, Optimizer) else _optimizer_class(optimizer)
+            optimizer if isinstance(optimizer, Optimizer) else find_optimizer(optimizer)
         )
-        if self.optimizer is torch.optim.LBFGS or isinstance(self.optimizer, torch.optim.LBFGS):
+        kind = self.optimizer if inspect.isclass(self.optimizer) else type(self.optimizer)
+        if issubclass(kind, torch.optim.LBFGS):
             raise ArgumentError(
                 "Trainer(optimizer=...) must take one step a gradient; received LBFGS, which "
                 "evaluates a closure several times a step. Choose a first-order optimizer."
             )
         self.options = options if lr is None else {"lr": lr, **options}
-        self.params, self.scheduler, self.step, self.monitor = params, scheduler, step, monitor
+        self.params = keep_parameters(params)
+        self.scheduler, self.step, self.monitor = scheduler, step, monitor
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self._check()
 
@@ -126,7 +110,7 @@ class Trainer:
                 f"{getattr(self, given)!r}. Pass scheduler=, or leave it out."
             )
         if self.scheduler is not None and not callable(self.scheduler):
-            _check_instance(self.scheduler, self.optimizer)
+            check_scheduler(self.scheduler, self.optimizer)
 
     def __repr__(self) -> str:
         kind = self.optimizer if inspect.isclass(self.optimizer) else type(self.optimizer)
@@ -150,9 +134,11 @@ class Trainer:
         """
         if isinstance(self.optimizer, Optimizer):
             return BoundTrainer(name, self, self.optimizer)
-        groups = _select(self.params, net)
+        groups = select_parameters(self.params, net)
+        # Schedulers write into a rate that is a tensor, and this one is the user's.
+        options = {k: v.clone() if torch.is_tensor(v) else v for k, v in self.options.items()}
         try:
-            optimizer = self.optimizer(groups, **self.options)
+            optimizer = self.optimizer(groups, **options)
         except (TypeError, ValueError) as error:
             raise ArgumentError(
                 f"Trainer({self.optimizer.__name__}, ...) could not be built with "
@@ -162,50 +148,20 @@ class Trainer:
         return BoundTrainer(name, self, optimizer)
 
 
-def _check_instance(scheduler: object, optimizer: Optimizer | type[Optimizer]) -> None:
-    if not isinstance(scheduler, LRScheduler):
-        raise ArgumentTypeError(
-            "Trainer(scheduler=...) must be a scheduler of torch.optim.lr_scheduler or a callable "
-            f"that makes one from an optimizer; received {scheduler!r}."
-        )
-    if scheduler.optimizer is not optimizer:
-        raise ArgumentError(
-            f"Trainer(scheduler=...): this {type(scheduler).__name__} steers another optimizer "
-            f"than the one given; received optimizer={optimizer!r}. Pass the scheduler's own "
-            "optimizer instance, or a callable such as functools.partial(StepLR, step_size=10)."
-        )
+class _PlateauMonitor(Monitor):
+    """Says so when ReduceLROnPlateau, whose `mode` has a default, runs against its value."""
 
-
-def _select(params: Any, net: nn.Module) -> list[Any]:
-    if params is None:
-        chosen: list[Any] = [p for p in net.parameters() if p.requires_grad]
-    elif isinstance(params, str):
-        chosen = list(_submodule(params, net).parameters())
-    elif isinstance(params, nn.Module):
-        chosen = list(params.parameters())
-    elif callable(params):
-        chosen = list(params(net))
-    else:
-        chosen = list(params)
-        if chosen and all(isinstance(name, str) for name in chosen):
-            chosen = [p for name in chosen for p in _submodule(name, net).parameters()]
-    if not chosen:
-        raise ArgumentError(
-            f"Trainer(params=...) must select at least one parameter; {params!r} selects none of "
-            f"{type(net).__name__}'s. Check requires_grad, or name another submodule."
-        )
-    return chosen
-
-
-def _submodule(name: str, net: nn.Module) -> nn.Module:
-    modules = dict(net.named_modules())
-    if name not in modules or not name:
-        raise ArgumentError(
-            f"Trainer(params={name!r}) must name a submodule of {type(net).__name__}. "
-            f"{nearest(name, [m for m in modules if m])}"
-        )
-    module: nn.Module = modules[name]
-    return module
+    def resolve(self, stats: TrainStats, owner: str) -> None:
+        super().resolve(stats, owner)
+        declared = stats.monitors[self.name]
+        if declared is not None and declared != self.higher_is_better:
+            ours, other = ("max", "min") if self.higher_is_better else ("min", "max")
+            warnings.warn(
+                f"ReduceLROnPlateau(mode={ours!r}) follows {self.name!r}, which is better "
+                f"{'higher' if declared else 'lower'}: the rate falls while it improves. Pass "
+                f"mode={other!r} to the scheduler.",
+                stacklevel=2,
+            )
 
 
 class BoundTrainer:
@@ -227,7 +183,7 @@ class BoundTrainer:
         self.optimizer = optimizer
         self.params: list[torch.Tensor] = [p for g in optimizer.param_groups for p in g["params"]]
         self.clip_norm, self.clip_value = spec.clip_norm, spec.clip_value
-        self.scheduler = _build_scheduler(spec.scheduler, optimizer)
+        self.scheduler = build_scheduler(spec.scheduler, optimizer)
         per_step = isinstance(self.scheduler, (OneCycleLR, CyclicLR))
         self.per_step = per_step if spec.step == "auto" else spec.step == "step"
         self.monitor: Monitor | None = None
@@ -238,13 +194,13 @@ class BoundTrainer:
                     "that is there once a validation. Leave step out."
                 )
             mode: Literal["min", "max"] = "max" if self.scheduler.mode == "max" else "min"
-            self.monitor = Monitor(spec.monitor or "val_loss", mode=mode)
+            self.monitor = _PlateauMonitor(spec.monitor or "val_loss", mode=mode)
         elif spec.monitor is not None:
             raise ArgumentError(
                 f"Trainer(monitor={spec.monitor!r}) has an effect on ReduceLROnPlateau only; "
                 f"received scheduler {type(self.scheduler).__name__}. Leave monitor out."
             )
-        self._used: list[float] | None = None
+        self._used: list[Any] | None = None
 
     def __repr__(self) -> str:
         return f"{type(self.optimizer).__name__}(lr={self.lrs})"
@@ -252,10 +208,12 @@ class BoundTrainer:
     @property
     def lrs(self) -> list[float]:
         """Each parameter group's rate in the last step (before any step: in the next one)."""
-        return self._used if self._used is not None else self._rates()
+        return [float(lr) for lr in (self._rates() if self._used is None else self._used)]
 
-    def _rates(self) -> list[float]:
-        return [float(group["lr"]) for group in self.optimizer.param_groups]
+    def _rates(self) -> list[Any]:
+        # A rate may be a tensor on the device: a copy does not wait for it, as float() would.
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        return [lr.clone() if isinstance(lr, torch.Tensor) else lr for lr in rates]
 
     def clip(self) -> None:
         """Clips the gradients, by value first, then by total norm."""
@@ -295,19 +253,6 @@ class BoundTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-
-
-def _build_scheduler(spec: SchedulerSpec | None, optimizer: Optimizer) -> LRScheduler | None:
-    if spec is None or isinstance(spec, LRScheduler):
-        return spec
-    scheduler = spec(optimizer)
-    if not isinstance(scheduler, LRScheduler):
-        raise ArgumentTypeError(
-            "Trainer(scheduler=...) must make a scheduler of torch.optim.lr_scheduler from an "
-            f"optimizer; {spec!r} returned {scheduler!r}."
-        )
-    _check_instance(scheduler, optimizer)
-    return scheduler
 
 
 TrainerSpec = Trainer | str | type[Optimizer] | Optimizer

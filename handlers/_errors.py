@@ -6,7 +6,7 @@
     │   └── FolderError                   a folder that a handler needs cannot be written
     ├── ArgumentTypeError  (TypeError)    an argument is of a kind that is not understood
     │   └── HandlerError                  an object cannot serve as a handler
-    ├── DataError          (ValueError)   what the loader, the net or the loss gave does not fit together
+    ├── DataError          (ValueError)   loader, net, loss and metrics do not fit together
     └── MissingExtraError  (ImportError)  an optional dependency is not installed
 
 Every message names the argument, its rule, what was received and what to do.

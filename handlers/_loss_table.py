@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from estimator.handlers._errors import DataError, FolderError
+from estimator.handlers.base import DataError, FolderError
 
 Rank = Literal["mean", "sum"]
 Array = npt.NDArray[Any]

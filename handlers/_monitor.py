@@ -101,7 +101,9 @@ class Monitor:
             return False
         if best is None:
             return True
-        margin = self.min_delta * abs(best) if self.relative else self.min_delta
+        # A fraction of an infinite best is no number, and would never be beaten again.
+        fraction = self.relative and math.isfinite(best)
+        margin = self.min_delta * abs(best) if fraction else self.min_delta
         return value > best + margin if self.higher_is_better else value < best - margin
 
     def observe(self, stats: TrainStats) -> float:

@@ -43,9 +43,8 @@ class Prior:
     def scores(self, uids: list[Any], losses: Tensor) -> Tensor:
         """The scores (n,) of samples from their losses (n,) in this pass."""
         device = losses.device
-        if self._total.device != device:
-            self._total, self._seen = self._total.to(device), self._seen.to(device)
-            self._known = self._known.to(device)
+        self._total, self._seen = self._total.to(device), self._seen.to(device)
+        self._known = self._known.to(device)
         row = self._rows(uids, device)
         total = losses + self._total.index_select(0, row)
         return total if self._rank == "sum" else total / (1 + self._seen.index_select(0, row))
@@ -166,8 +165,6 @@ class PassRecorder:
     def _compare(self) -> None:
         """Keeps the worst of the kept and the waiting rows."""
         losses, uids = self._losses[self._compared :], self._uids[self._compared :]
-        if not losses:
-            return
         joined = torch.cat(losses)
         scores = self._prior.scores(uids, joined).nan_to_num(torch.inf, torch.inf, -torch.inf)
         numbers = torch.arange(self._first, self._first + len(joined), device=joined.device)

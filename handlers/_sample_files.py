@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from estimator.handlers._errors import require
 from estimator.handlers._sample_rows import (
     answers,
     class_name,
@@ -21,6 +20,7 @@ from estimator.handlers._sample_rows import (
     shortened,
     unit_range,
 )
+from estimator.handlers.base import require
 
 GALLERY_SAMPLES = 100
 _SIDE = 96

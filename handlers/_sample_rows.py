@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from estimator.handlers._errors import ArgumentError, ArgumentTypeError
+from estimator.handlers.base import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
     from estimator.stats import TrainStats
@@ -39,6 +39,20 @@ def check_classes(classes: Sequence[str] | None, owner: str) -> Sequence[str] | 
             "Leave it out to show class numbers."
         )
     return classes
+
+
+def check_count(count: int, argument: str) -> int:
+    """Returns a number of samples that a handler was given.
+
+    Raises:
+        ArgumentError: It is not a whole number above 0.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ArgumentError(
+            f"{argument} must be a whole number from 1 up; received {count!r}. "
+            "Pass how many samples to take."
+        )
+    return count
 
 
 def leaves(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:

@@ -78,7 +78,7 @@ class Every:
             )
         counts = (int, float) if self.unit == "seconds" else int
         number = self._units()[self.unit]
-        if not isinstance(number, counts) or isinstance(number, bool) or number <= 0:
+        if not isinstance(number, counts) or isinstance(number, bool) or not number > 0:
             raise ArgumentError(
                 f"Every({self.unit}=...) must be a number above 0"
                 f"{'' if self.unit == 'seconds' else ' without a fraction'}; received {number!r}."

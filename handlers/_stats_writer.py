@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 
-from estimator.handlers._schedule import Every
+from estimator.handlers.base import Every
 
 if TYPE_CHECKING:
     from estimator.stats import TrainStats

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from estimator.handlers._errors import require
 from estimator.handlers._loss_table import Array, Rank, Ranking
 from estimator.handlers._sample_rows import one_line, shortened
+from estimator.handlers.base import require
 
 DRAWN_SAMPLES = 1000
 UNSEEN = (150, 150, 150)

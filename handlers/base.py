@@ -4,7 +4,7 @@ The loop calls these events, in this order, with the run's `TrainStats` as the o
 
     train_begin
       epoch_begin
-        batch_begin           inputs and targets are on the device; a PREPARE handler may replace them
+        batch_begin           inputs and targets are on the device; PREPARE may replace them
           forward_end         outputs and loss exist
           backward_end        gradients exist, unscaled and complete (once per optimizer step)
         batch_end             counters advanced, metrics updated on the device

@@ -17,6 +17,7 @@ from estimator.handlers._sample_rows import (
     answers,
     batch_rows,
     check_classes,
+    check_count,
     class_name,
     in_words,
     is_image,
@@ -123,12 +124,8 @@ class EmbeddingHandler(EventHandler):
                 "EmbeddingHandler(layer=...) must be the name of a submodule, a function of the "
                 f"outputs, or None for the outputs; received {layer!r}. Write layer='fc1'."
             )
-        if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
-            raise ArgumentError(
-                "EmbeddingHandler(samples=...) must be a whole number from 1 up; received "
-                f"{samples!r}. The projector is at ease with a few thousand."
-            )
-        self.folder, self.layer, self.samples = folder, layer, samples
+        self.folder, self.layer = folder, layer
+        self.samples = check_count(samples, "EmbeddingHandler(samples=...)")
         self.every = None if every is None else check_every(every, "EmbeddingHandler(every=...)")
         self.classes = check_classes(classes, "EmbeddingHandler")
         self.thumbnails = thumbnails
@@ -180,7 +177,8 @@ class EmbeddingHandler(EventHandler):
         if points is None or stats.phase != "validation" or stats.error is not None:
             return
         size = stats.batch_size
-        assert size is not None, "there is a batch"
+        if not size:
+            return
         room = min(size, self.samples - points.count)
         vectors = self._vectors(stats, size)[:room]
         if points.vectors and vectors.shape[1] != points.vectors[0].shape[1]:

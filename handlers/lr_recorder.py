@@ -72,7 +72,7 @@ class LRRecorderHandler(EventHandler):
     """
 
     band = Band.OBSERVE
-    state_names = ("names", "rows")
+    state_names = ("rows",)
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class LRRecorderHandler(EventHandler):
         self.folder = folder
         self.every = None if every is None else check_every(every, "LRRecorderHandler(every=...)")
         self.tensorboard = tensorboard
-        self.names: list[str] = []
+        self._names: list[str] = []
         self.rows: list[Row] = []
         self._path: Path | None = None
         self._clock: Clock | None = None
@@ -99,7 +99,7 @@ class LRRecorderHandler(EventHandler):
         self._path = writable_folder(self.folder, "LRRecorderHandler(folder=...)")
         self._clock = None if self.every is None else self.every.clock(stats)
         self._next_files = 0.0
-        self.names = list(stats.trainers)
+        self._names = list(stats.trainers)
         self.rows = list(self.rows) if stats.step else []
         if self.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -128,7 +128,7 @@ class LRRecorderHandler(EventHandler):
         rates = [list(trainer.lrs) for trainer in stats.trainers.values()]
         self.rows.append((stats.epoch, stats.step, rates))
         if self._board is not None:
-            for name, groups in zip(self.names, rates, strict=True):
+            for name, groups in zip(self._names, rates, strict=True):
                 for index, rate in enumerate(groups):
                     self._board.add_scalar(f"lr/{name}/group{index}", rate, stats.step)
 
@@ -146,11 +146,11 @@ class LRRecorderHandler(EventHandler):
         """The rows; what TensorBoard got is on the disk before a checkpoint counts on it."""
         if self._board is not None:
             self._board.flush()
-        return {"names": list(self.names), "rows": list(self.rows)}
+        return {"rows": list(self.rows)}
 
     def _write_files(self) -> None:
         assert self._path is not None
-        columns, table = _table(self.names, self.rows)
+        columns, table = _table(self._names, self.rows)
         _replace(self._path / "lr.csv", lambda path: _write_csv(path, columns, table))
         if table:
             _replace(self._path / "lr.png", lambda path: _draw(path, columns, table))

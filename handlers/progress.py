@@ -164,6 +164,10 @@ class _Meter:
 
     def look(self, stats: TrainStats) -> None:
         """Draws the bar if it is time, and foretells when it will be time again."""
+        if self.count == 1 and self.bar is not None and not self.by_steps and stats.batch_index:
+            # A resumed run begins inside an epoch; what was before has no part in its speed.
+            self.bar.initial = self.bar.n = self.bar.last_print_n = stats.batch_index
+            self.count, self.drawn_count = stats.batch_index + 1, stats.batch_index
         passed = perf_counter() - self.drawn_at
         done = self.count - self.drawn_count
         wait = self.refresh - passed

@@ -13,7 +13,7 @@ from torch import Tensor
 from estimator.handlers._loss_table import LossTable, Rank, Ranking
 from estimator.handlers._pass_recorder import Pass, PassRecorder, Prior
 from estimator.handlers._sample_files import Sample, write_gallery, write_samples
-from estimator.handlers._sample_rows import check_classes, one_line
+from estimator.handlers._sample_rows import check_classes, check_count, one_line
 from estimator.handlers._worst_map import write_map
 from estimator.handlers.base import (
     ArgumentError,
@@ -171,16 +171,12 @@ class WorstSamplesHandler(EventHandler):
         band: Band | None = None,
     ) -> None:
         super().__init__(band=band)
-        if not isinstance(worst, int) or isinstance(worst, bool) or worst < 1:
-            raise ArgumentError(
-                "WorstSamplesHandler(worst=...) must be a whole number from 1 up; received "
-                f"{worst!r}. Pass how many samples to export."
-            )
         if rank not in get_args(Rank):
             raise ArgumentError(
                 f"WorstSamplesHandler(rank=...) must be 'mean' or 'sum'; received {rank!r}."
             )
-        self.folder, self.worst, self.rank = folder, worst, rank
+        self.folder, self.rank = folder, rank
+        self.worst = check_count(worst, "WorstSamplesHandler(worst=...)")
         self.every = None if every is None else _in_epochs(every)
         self.classes = check_classes(classes, "WorstSamplesHandler")
         self._folder = Path()

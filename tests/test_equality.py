@@ -83,7 +83,7 @@ def test_mlp_and_cnn_with_batchnorm_and_dropout(make: Callable[[], nn.Module]) -
     for _ in range(EPOCHS):
         for x, y in loader:
             optimizer.zero_grad()
-            nn.functional.cross_entropy(twin(x), y).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            nn.functional.cross_entropy(twin(x), y).backward()
             optimizer.step()
     assert_equal(ours, twin.state_dict())
 
@@ -116,7 +116,7 @@ def test_validation_loader_draws_what_a_plain_loop_draws() -> None:
         twin.train()
         for x, y in loader:
             optimizer.zero_grad()
-            nn.functional.cross_entropy(twin(x), y).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            nn.functional.cross_entropy(twin(x), y).backward()
             optimizer.step()
         twin.eval()
         with torch.no_grad():
@@ -141,7 +141,7 @@ def test_two_outputs() -> None:
             out = twin(x)
             total = nn.functional.cross_entropy(out["kind"], y["kind"])
             total = total + nn.functional.mse_loss(out["size"], y["size"]) * 0.5
-            total.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            total.backward()
             optimizer.step()
     assert_equal(ours, twin.state_dict())
 
@@ -159,7 +159,7 @@ def test_accumulation_of_three() -> None:
         for start in range(0, len(loader), 3):
             optimizer.zero_grad()
             for x, y in loader[start : start + 3]:
-                nn.functional.cross_entropy(twin(x), y).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+                nn.functional.cross_entropy(twin(x), y).backward()
             for p in twin.parameters():
                 assert p.grad is not None
                 p.grad.div_(3.0)
@@ -185,7 +185,7 @@ def test_scheduler_per_step() -> None:
     for _ in range(EPOCHS):
         for x, y in loader:
             optimizer.zero_grad()
-            nn.functional.cross_entropy(twin(x), y).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            nn.functional.cross_entropy(twin(x), y).backward()
             optimizer.step()
             scheduler.step()
     assert_equal(ours, twin.state_dict())

@@ -9,77 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from event_traces import BATCH, BATCHES, EPOCH, At, Collect, Trace, boom, run
 from torch import nn
 
-from estimator import Estimator, TrainStats
-from estimator.handlers import EVENTS, Band, EventHandler, every, on
+from estimator import TrainStats
+from estimator.handlers import EVENTS, Band, every
 
 LEVELS = ("train", "epoch", "batch", "validation")
-X, Y = torch.randn(6, 3), torch.randn(6, 1)
-BATCHES = [(X[:2], Y[:2]), (X[2:4], Y[2:4]), (X[4:], Y[4:])]
-SHORT = {
-    "train_begin": "T(", "train_end": ")T", "epoch_begin": "E(", "epoch_end": ")E",
-    "batch_begin": "b(", "forward_end": "f", "backward_end": "g", "batch_end": ")b",
-    "validation_begin": "V(", "validation_batch_end": "v", "validation_end": ")V",
-    "error": "!",
-}  # fmt: skip
-BATCH = "b( f g )b"
-EPOCH = f"E( {BATCH} {BATCH} {BATCH} V( v )V )E"
-
-
-class Trace(EventHandler):
-    """Writes down every event."""
-
-    def __init__(self, band: Band | None = None) -> None:
-        super().__init__(band=band)
-        self.events: list[str] = []
-
-    @property
-    def text(self) -> str:
-        return " ".join(SHORT[event] for event in self.events)
-
-
-def _recorder(event: str) -> Any:
-    def record(self: Trace, stats: TrainStats) -> None:
-        self.events.append(event)
-
-    return record
-
-
-for _event in EVENTS:
-    setattr(Trace, _event, _recorder(_event))
-
-
-class At(EventHandler):
-    """Does something at the n-th firing of an event."""
-
-    def __init__(self, event: str, action: Any, n: int = 1) -> None:
-        super().__init__()
-        self.left = n
-        self.action = action
-        setattr(self, event, self.fire)
-
-    def fire(self, stats: TrainStats) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.action(stats)
-
-
-def run(*handlers: Any, net: nn.Module | None = None, **arguments: Any) -> tuple[Trace, Any]:
-    trace = Trace()
-    est = Estimator(nn.Linear(3, 1) if net is None else net, nn.MSELoss())
-    arguments = {"train": BATCHES, "val": BATCHES[:1], "epochs": 2} | arguments
-    try:
-        est.fit(
-            device="cpu", trainers="sgd", progress=False, handlers=[trace, *handlers], **arguments
-        )
-    except BaseException as error:
-        return trace, error
-    return trace, est.train_stats
-
-
-def boom(stats: TrainStats) -> None:
-    raise RuntimeError("boom")
 
 
 def test_a_completed_run() -> None:
@@ -251,7 +187,7 @@ def test_the_row_of_an_epoch_that_fails_is_incomplete() -> None:
 
 def test_accumulation_fires_backward_end_once_a_group_and_steps_a_short_one() -> None:
     trace, stats = run(accumulate=2, epochs=1)
-    assert trace.text == f"T( E( b( f )b b( f g )b b( f g )b V( v )V )E )T"
+    assert trace.text == "T( E( b( f )b b( f g )b b( f g )b V( v )V )E )T"
     assert stats.step == 2
 
 
@@ -281,147 +217,6 @@ def test_validation_due_is_known_before_a_checkpoint_of_the_same_step() -> None:
     seen: list[bool] = []
     run(
         At("batch_end", lambda s: None),
-        _Collect("batch_end", lambda s: seen.append(s.validation_due)),
+        Collect("batch_end", lambda s: seen.append(s.validation_due)),
     )
     assert seen == [False, False, True] * 2
-
-
-class _Collect(EventHandler):
-    def __init__(self, event: str, action: Any) -> None:
-        super().__init__()
-        setattr(self, event, action)
-
-
-def test_evaluate_and_predict_fire_validation_events() -> None:
-    est = Estimator(nn.Linear(3, 1), nn.MSELoss())
-    trace = Trace()
-    with est.add(trace):
-        est.evaluate(BATCHES)
-        est.predict(X)
-    assert trace.text == "V( v v v )V V( v )V"
-    est.evaluate(BATCHES)
-    assert len(trace.events) == 8
-
-
-def test_bands_come_before_the_order_of_the_list() -> None:
-    order: list[str] = []
-
-    class Named(EventHandler):
-        def __init__(self, name: str, band: Band | None = None) -> None:
-            super().__init__(band=band)
-            self.name = name
-
-        def epoch_begin(self, stats: TrainStats) -> None:
-            order.append(self.name)
-
-    names = [
-        Named("report", Band.REPORT), Named("persist", Band.PERSIST), Named("first"),
-        Named("second"), Named("observe", Band.OBSERVE), Named("prepare", Band.PREPARE),
-    ]  # fmt: skip
-    run(*names, epochs=1)
-    assert order == ["prepare", "observe", "first", "second", "persist", "report"]
-
-
-def test_on_marks_methods_and_functions() -> None:
-    seen: list[Any] = []
-
-    class Marked(EventHandler):
-        @on("batch_end", every=2)
-        def look(self, stats: TrainStats) -> None:
-            seen.append(("method", stats.step))
-
-        @on("epoch_end")
-        def close(self, stats: TrainStats) -> None:
-            seen.append(("epoch", stats.epoch))
-
-    @on("epoch_end", every=2)
-    def function(stats: TrainStats) -> None:
-        seen.append(("function", stats.epoch))
-
-    run(Marked(), function)
-    assert seen == [
-        ("method", 2), ("epoch", 1), ("method", 4), ("method", 6), ("epoch", 2), ("function", 2)
-    ]  # fmt: skip
-
-
-def test_a_mark_on_an_event_method_schedules_it() -> None:
-    steps: list[int] = []
-
-    class Scheduled(EventHandler):
-        @on("batch_end", every=3)
-        def batch_end(self, stats: TrainStats) -> None:
-            steps.append(stats.step)
-
-    run(Scheduled())
-    assert steps == [3, 6]
-
-
-def test_the_same_handlers_serve_a_second_fit_and_the_list_is_not_changed() -> None:
-    steps: list[int] = []
-
-    @on("batch_end", every=2)
-    def look(stats: TrainStats) -> None:
-        steps.append(stats.step)
-
-    handlers = [Trace(), look]
-    for est in (Estimator(nn.Linear(3, 1), nn.MSELoss()), Estimator(nn.Linear(3, 1), nn.MSELoss())):
-        stats = est.fit(
-            BATCHES, epochs=2, trainers="sgd", handlers=handlers, device="cpu", progress=False
-        )
-        assert stats.step == 6
-    assert steps == [2, 4, 6] * 2
-    assert len(handlers) == 2
-
-
-def test_a_handler_added_during_a_run_joins_and_leaves_between_two_epochs() -> None:
-    est = Estimator(nn.Linear(3, 1), nn.MSELoss())
-    trace = Trace()
-    handles: list[Any] = []
-
-    @on("batch_end")
-    def steer(stats: TrainStats) -> None:
-        if stats.step == 1:
-            handles.append(est.add(trace))
-        if stats.step == 5:
-            handles[0].remove()
-            handles[0].remove()
-
-    est.fit(BATCHES, epochs=3, trainers="sgd", handlers=steer, device="cpu", progress=False)
-    assert trace.text == f"T( E( {BATCH} {BATCH} {BATCH} )E )T"
-
-
-def test_a_handler_removed_before_it_joined_never_runs() -> None:
-    est = Estimator(nn.Linear(3, 1), nn.MSELoss())
-    trace = Trace()
-
-    @on("batch_end", every=1)
-    def steer(stats: TrainStats) -> None:
-        est.add(trace).remove()
-
-    est.fit(BATCHES, epochs=2, trainers="sgd", handlers=steer, device="cpu", progress=False)
-    assert trace.events == []
-
-
-def test_idle_events_are_empty_tuples() -> None:
-    est = Estimator(nn.Linear(3, 1), nn.MSELoss())
-    est.fit(BATCHES, epochs=1, trainers="sgd", device="cpu", progress=False,
-            handlers=[_Collect("epoch_end", lambda s: None)])  # fmt: skip
-    hooks = est._hooks
-    assert hooks is not None
-    assert hooks.batch_begin == () and hooks.backward_end == () and len(hooks.batch_end) == 1
-
-
-def test_plan_shows_who_runs_where() -> None:
-    class Mine(EventHandler):
-        @on("batch_end", every=100)
-        def show(self, stats: TrainStats) -> None: ...
-
-        def epoch_end(self, stats: TrainStats) -> None: ...
-
-    est = Estimator(nn.Linear(3, 1), nn.MSELoss())
-    est.add(Mine())
-    lines = {line.split()[0]: line for line in est.plan().splitlines()}
-    assert lines["epoch_end"].split()[1:] == ["Mine"]
-    assert "MetricHandler, " in lines["batch_end"] and "every(steps=100)" in lines["batch_end"]
-    assert lines["forward_end"].split() == ["forward_end"]
-    assert [line.split()[0] for line in est.plan().splitlines() if "·" not in line] == list(EVENTS)

@@ -114,6 +114,11 @@ def test_a_named_layer_that_did_not_run_is_told_once(tmp_path: Path) -> None:
     assert found[8, "last"]["std"] is not None
 
 
+def test_a_net_in_which_no_named_layer_ran(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"'layer' did not run.*Take them out of layers="):
+        assert activations_of(tmp_path) == dict.fromkeys(MOMENTS)
+
+
 def test_of_all_layers_one_that_did_not_run_is_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -234,7 +234,9 @@ def test_a_resumed_run_appends_and_replaces_what_came_after_its_checkpoint(
 ) -> None:
     net = Plain()
     net.first.weight.grad = torch.ones(1, 3)
-    for step, torn in ((0, ""), (3, "0,6,first,0.3"), (2, "0,5")):
+    for step, torn in ((0, ""), (5, ""), (3, "0,6,first,0.3"), (2, "0,5")):
+        with open(tmp_path / name, "a", encoding="utf-8") as file:
+            file.write(torn)
         handler, stats = kind(tmp_path, every=every(1)), by_hand(net, step=step)
         stats.inputs = torch.randn(2, 3)
         handler.train_begin(stats)
@@ -246,8 +248,6 @@ def test_a_resumed_run_appends_and_replaces_what_came_after_its_checkpoint(
             [p[0] for p in ps] == [1, 2, 3, 4, 5]
             for ps in scalars(tmp_path / "tensorboard").values()
         )
-        with open(tmp_path / name, "a", encoding="utf-8") as file:
-            file.write(torn)
 
 
 @BOTH

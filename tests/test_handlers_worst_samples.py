@@ -245,6 +245,16 @@ def test_gallery_shows_the_pictures_in_their_order(tmp_path: Path) -> None:
     assert told["prediction"] == str(int(answers["outputs"][1, 0] > 0))
 
 
+def test_a_sample_without_a_picture_gets_an_empty_frame(tmp_path: Path) -> None:
+    run = Run(WorstSamplesHandler(tmp_path))
+    run.epoch(([1], [1.0], {"inputs": torch.zeros(1, 1, 2, 2)}))
+    run.epoch(([2], [2.0], {"inputs": torch.zeros(1, 2)})).end()
+    gallery = pixels(tmp_path / "gallery_train.png")[..., :3]
+    assert gallery[60, 77].tolist() == [255] * 3, "the frame of the worst"
+    assert gallery[60, 77 + 155].tolist() == [0] * 3
+    assert (gallery[100:125, 40:115] < 200).any(), "says that there is none"
+
+
 def test_a_gallery_without_pictures_is_not_kept(tmp_path: Path) -> None:
     (tmp_path / "gallery_train.png").touch()
     folder = tmp_path / "samples_train"

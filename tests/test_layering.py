@@ -17,6 +17,7 @@ SUB_PACKAGES = {
     *("sequences", "transforms", "datasets", "outputs", "layers", "report", "runs", "sessions"),
     *("search", "architecture", "explain", "export", "testing"),
 }
+PARTS_OF_BASE = {"_errors", "_folder", "_monitor", "_schedule"}
 OUTSIDE = {"tests", "benchmarks", "tutorials", "handlers", "conftest"}
 HANDLER_LIBRARIES = {"torch", "numpy", "tqdm", "matplotlib", "PIL", "tensorboard", "IPython"}
 HEAVY = {"matplotlib", "tensorboard", "onnx", "sklearn", "torchmetrics", "optuna", "yaml", "PIL"}
@@ -123,12 +124,14 @@ def _broken_handler_rule(module: str, target: str) -> str | None:
     elif not stem:
         allowed = target.startswith(f"{HANDLERS}.")
         rule = "the list of handlers imports handlers only"
-    elif stem == "base" or stem.startswith("_"):
-        allowed = target.startswith(f"{HANDLERS}._")
-        rule = "base and private modules import private modules only"
+    elif stem == "base" or stem in PARTS_OF_BASE:
+        allowed = target.removeprefix(f"{HANDLERS}.") in PARTS_OF_BASE
+        rule = "base and its parts import its parts only"
     else:
-        allowed = target == f"{HANDLERS}.base"
-        rule = "a handler imports estimator.handlers.base only"
+        private = target.startswith(f"{HANDLERS}._")
+        part = target.removeprefix(f"{HANDLERS}.") in PARTS_OF_BASE
+        allowed = target == f"{HANDLERS}.base" or (private and not part)
+        rule = "a handler imports estimator.handlers.base and private parts of its own only"
     return None if allowed else rule
 
 

@@ -17,7 +17,8 @@ SHORT_FUNCTION_LINES = 25
 SHORT_SHARE = 0.9
 PARAMETERS = 8
 MORE_PARAMETERS = {
-    "Estimator.fit": "the one call of a training script, where each setting is said once"
+    "Estimator.fit": "the one call of a training script, where each setting is said once",
+    "EarlyStoppingHandler.__init__": "its rule has that many free parts, as in its peers",
 }
 BANNED = {
     "an open end": re.compile(r"\b(TODO|FIXME|XXX|HACK)\b"),

@@ -1,7 +1,9 @@
 """Trains a small CNN with every handler on, and says where each has left its files.
 
-python tutorials/demo.py                        1,797 digits of 8x8 pixels, no download
-python tutorials/demo.py --data fashion-mnist   clothes of 28x28 pixels, downloaded once
+Run one of:
+
+    python tutorials/demo.py                         1,797 digits of 8x8 pixels, no download
+    python tutorials/demo.py --data fashion-mnist    clothes of 28x28 pixels, downloaded once
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from demo_data import CACHE, ImageSet, digits, fashion_mnist
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from estimator import DataError, Estimator, Trainer, handlers
+from estimator import Estimator, EstimatorError, Trainer, handlers
 from estimator.handlers.checkpoint import best_checkpoint
 
 
@@ -41,6 +43,7 @@ def small_cnn(side: int, classes: int) -> nn.Module:
 
 def all_handlers(folder: Path, classes: list[str]) -> list[handlers.EventHandler]:
     """Makes one handler of each kind; a run of yours takes those that it needs."""
+    progress = handlers.ProgressHandler()
     return [
         handlers.MetricHandler(),
         handlers.EMAHandler(decay=0.98),
@@ -49,8 +52,9 @@ def all_handlers(folder: Path, classes: list[str]) -> list[handlers.EventHandler
         handlers.EarlyStoppingHandler("val_loss", patience=4, restore_best=True),
         handlers.TimeLimitHandler(seconds=600),
         handlers.CheckpointHandler(folder / "checkpoints", monitor="val_loss"),
-        handlers.LoggingHandler(folder / "log.txt"),
-        handlers.ProgressHandler(),
+        progress,
+        # Where bars can be seen, they say what the lines of the log would repeat.
+        handlers.LoggingHandler(folder / "log.txt", console=not progress.visible),
         handlers.CSVLogHandler(folder / "history.csv"),
         handlers.TensorBoardHandler(folder / "tensorboard"),
         handlers.LRRecorderHandler(folder / "lr"),
@@ -113,7 +117,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         data = digits() if args.data == "digits" else fashion_mnist(args.samples, args.cache)
-    except DataError as error:
+    except EstimatorError as error:
         sys.exit(str(error))
     parent = args.out or Path("runs", f"demo-{args.data}")
     folder = next(path for n in count(1) if not (path := parent / str(n)).exists())

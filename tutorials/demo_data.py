@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import http.client
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
-from estimator import DataError
+from estimator import ArgumentError, DataError
 
 ADDRESS = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
 CACHE = Path("~/.cache/torch-estimator/fashion-mnist")
@@ -74,10 +75,13 @@ def fashion_mnist(samples: int = 12_000, cache: Path = CACHE) -> ImageSet:
             names a folder that has them in its folder "fashion-mnist".
 
     Raises:
+        ArgumentError: `samples` is out of its range.
         DataError: The files are not there and cannot be downloaded, or are damaged.
     """
     if not 6 <= samples <= 60_000:
-        raise DataError(f"--samples must be from 6 to 60000; received {samples}.")
+        raise ArgumentError(
+            f"fashion_mnist(samples=...) must be from 6 to 60000; received {samples!r}."
+        )
     files = fashion_mnist_files(cache)
     images = np.concatenate([read_idx(files[0]), read_idx(files[2])])
     labels = np.concatenate([read_idx(files[1]), read_idx(files[3])])
@@ -94,8 +98,8 @@ def _image_set(
 ) -> ImageSet:
     """Normalises by what the training images are like, and splits."""
     x = torch.from_numpy(images).float().unsqueeze(1)
-    seen = x[list(split[0])]
-    data = TensorDataset((x - seen.mean()) / seen.std(), torch.from_numpy(labels).long())
+    std, mean = torch.std_mean(x[list(split[0])])
+    data = TensorDataset(x.sub_(mean).div_(std), torch.from_numpy(labels).long())
     # Parts of one data set: a sample keeps its number, by which handlers name it.
     train, val = (Subset(data, part) for part in split)
     return ImageSet(train, val, x.shape[-1], classes, goal)
@@ -118,22 +122,16 @@ def fashion_mnist_files(cache: Path = CACHE) -> list[Path]:
         DataError: They cannot be had, or the files of ESTIMATOR_DATA are not the right ones.
     """
     root = os.environ.get("ESTIMATOR_DATA")
-    if root is None:
-        folder = cache.expanduser()
-        for name, checksum in CHECKSUMS.items():
-            if not _intact(folder / name, checksum):
-                _download(folder / name, checksum)
-    else:
-        folder = Path(root) / "fashion-mnist"
-        wrong = [
-            name for name, checksum in CHECKSUMS.items() if not _intact(folder / name, checksum)
-        ]
-        if wrong:
-            raise DataError(
-                f"ESTIMATOR_DATA={root!r}: {', '.join(wrong)} in {folder} must be the files of "
-                f"{ADDRESS}; they are missing or damaged. Put them there, or unset "
-                "ESTIMATOR_DATA to have them downloaded."
-            )
+    folder = Path(root, "fashion-mnist") if root else cache.expanduser()
+    wrong = [name for name, checksum in CHECKSUMS.items() if not _intact(folder / name, checksum)]
+    if wrong and root:
+        raise DataError(
+            f"ESTIMATOR_DATA={root!r} must name a folder with the files of Fashion-MNIST; "
+            f"{', '.join(wrong)} in {folder} are missing or damaged. Put them there from "
+            f"{ADDRESS}, or unset ESTIMATOR_DATA to have them downloaded."
+        )
+    for name in wrong:
+        _download(folder / name, CHECKSUMS[name])
     return [folder / name for name in CHECKSUMS]
 
 
@@ -144,7 +142,8 @@ def _intact(path: Path, checksum: str) -> bool:
 def _download(path: Path, checksum: str) -> None:
     """Puts a file in its place only when it is complete and the right one."""
     print(f"Downloading {path.name} to {path.parent}")
-    part = path.with_name(f"{path.name}.part")
+    # A name of our own: another process may be downloading the same file.
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(f"{ADDRESS}/{path.name}", timeout=30) as response:
@@ -158,4 +157,5 @@ def _download(path: Path, checksum: str) -> None:
             f"put these files into {path.parent} yourself: {', '.join(CHECKSUMS)}."
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
