@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from estimator.handlers.base import ArgumentError
-from estimator.loss import Count
+from estimator.loss_kinds import Count
 
 
 class Accumulation:

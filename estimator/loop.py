@@ -86,7 +86,7 @@ def optimize(run: Run) -> None:
 def evaluate(run: Run, source: Source, phase: Phase) -> None:
     """One pass without gradients: a validation, an `evaluate` or a `predict`."""
     stats, hooks = run.stats, run.hooks
-    with run.evaluating(phase):
+    with run.evaluating(source, phase):
         try:
             hooks.begin("validation_begin")
             with torch.no_grad():

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, DataError
-
-LossFunction = Callable[..., Any]
-Count = int | torch.Tensor
-
-ELEMENTWISE = (
-    nn.L1Loss, nn.MSELoss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss,
-    nn.SoftMarginLoss, nn.PoissonNLLLoss, F.l1_loss, F.mse_loss, F.smooth_l1_loss, F.huber_loss,
-    F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.soft_margin_loss,
-    F.poisson_nll_loss,
-)  # fmt: skip
-"""Losses whose mean is over all elements."""
-OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, F.cross_entropy, F.nll_loss)
-"""Losses whose mean is over the targets that are not ignored, weighted by class."""
+from estimator.loss_kinds import (
+    OVER_CLASSES,
+    Count,
+    LossFunction,
+    count_samples,
+    counting_rule,
+    per_sample,
+    setting_of,
+)
 
 
 class Losses(NamedTuple):
@@ -57,143 +51,13 @@ def as_losses(result: Any, who: str) -> Losses:
     )
 
 
-class _Setting(NamedTuple):
-    """What is known of a loss function: its kind and the arguments that change its mean."""
-
-    kind: Any
-    reduction: str
-    ignore_index: int
-    weight: torch.Tensor | None
-
-
-def _setting(loss: LossFunction) -> _Setting:
-    names = ("reduction", "ignore_index", "weight")
-    if isinstance(loss, nn.Module):
-        known: dict[str, Any] = {n: getattr(loss, n) for n in names if hasattr(loss, n)}
-        kind: Any = type(loss)
-    else:
-        known = loss.keywords if isinstance(loss, functools.partial) else {}
-        kind = loss.func if isinstance(loss, functools.partial) else loss
-    if kind not in ELEMENTWISE and kind not in OVER_CLASSES:
-        kind = None
-    return _Setting(
-        kind, known.get("reduction", "mean"), known.get("ignore_index", -100), known.get("weight")
-    )
-
-
 def settings_of(criterion: Criterion, outputs: Any, targets: Any) -> list[tuple[Any, Any, Any]]:
     """Each loss of torch in a criterion, as (class or function, its outputs, its targets)."""
     if criterion.single is not None:
         parts = [(criterion.single, outputs, targets)]
     else:
         parts = [(f, outputs[key], targets[key]) for key, _, f, _ in criterion.parts]
-    return [(_setting(f).kind, o, t) for f, o, t in parts if _setting(f).kind is not None]
-
-
-def counting_rule(loss: LossFunction) -> Callable[[Any, Any, int], Count]:
-    """How to count the items that a mean loss has averaged: its weight in a larger mean.
-
-    Elements where a loss averages elements, targets that are not ignored (weighted by class)
-    where it averages classes, samples for any other. A loss may say so itself with a method
-    `item_count(outputs, targets)`.
-
-    Returns:
-        A function of outputs, targets and the number of samples.
-    """
-    if hasattr(loss, "item_count"):
-        return functools.partial(_count_own, loss)
-    setting = _setting(loss)
-    if setting.kind in ELEMENTWISE:
-        return _count_elements
-    if setting.kind in OVER_CLASSES:
-        return functools.partial(_count_classes, loss)
-    return _count_samples
-
-
-def _count_samples(outputs: Any, targets: Any, samples: int) -> Count:
-    return samples
-
-
-def _count_elements(outputs: Any, targets: Any, samples: int) -> Count:
-    return int(outputs.numel())
-
-
-def _count_own(loss: Any, outputs: Any, targets: Any, samples: int) -> Count:
-    counted: Count = loss.item_count(outputs, targets)
-    return counted
-
-
-def _count_classes(loss: LossFunction, outputs: Any, targets: Any, samples: int) -> Count:
-    if targets.is_floating_point():
-        return samples
-    setting = _setting(loss)
-    kept: torch.Tensor = targets != setting.ignore_index
-    if setting.weight is None:
-        return kept.sum()
-    weights: torch.Tensor = setting.weight[targets.where(kept, 0)]
-    return weights.mul(kept).sum()
-
-
-def per_sample(loss: LossFunction, outputs: Any, targets: Any) -> torch.Tensor:
-    """The loss of each sample, shape (N,).
-
-    A loss with a `reduction` is asked for "none" and averaged over what is not the batch; a loss
-    that gives a vector already is taken as it is; any other is mapped over the samples.
-
-    Raises:
-        DataError: The loss cannot be computed for one sample alone.
-    """
-    single = _without_reduction(loss)
-    result = loss(outputs, targets) if single is None else single(outputs, targets)
-    if isinstance(result, torch.Tensor) and result.ndim:
-        return _mean_over_items(result, targets, _setting(loss))
-    try:
-        mapped = torch.vmap(lambda o, t: loss(_one(o), _one(t)))(outputs, targets)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise DataError(
-            f"the loss of single samples is needed, but {loss!r} cannot be mapped over samples: "
-            f"{error}. Give it an argument reduction= that takes 'none', or override "
-            "BatchProcessor.sample_losses."
-        ) from error
-    return torch.as_tensor(mapped).reshape(-1)
-
-
-def _one(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _one(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(_one(item) for item in value)
-    return value[None]
-
-
-@functools.lru_cache(maxsize=64)
-def _takes_reduction(function: Any) -> bool:
-    try:
-        return "reduction" in inspect.signature(function).parameters
-    except (TypeError, ValueError):  # built-in callables have no signature to read
-        return False
-
-
-def _without_reduction(loss: LossFunction) -> LossFunction | None:
-    if isinstance(loss, nn.Module):
-        if not isinstance(getattr(loss, "reduction", None), str):
-            return None
-        twin = copy.copy(loss)
-        twin.reduction = "none"  # type: ignore[assignment]  # modules declare their attributes as tensors
-        return twin
-    function = loss.func if isinstance(loss, functools.partial) else loss
-    return functools.partial(loss, reduction="none") if _takes_reduction(function) else None
-
-
-def _mean_over_items(losses: torch.Tensor, targets: Any, setting: _Setting) -> torch.Tensor:
-    if losses.ndim == 1:
-        return losses
-    flat = losses.flatten(1)
-    if setting.kind in OVER_CLASSES and losses.shape == targets.shape:
-        kept = (targets != setting.ignore_index).flatten(1).sum(1)
-        mean: torch.Tensor = flat.sum(1) / kept.clamp(min=1)
-        return mean
-    return flat.mean(1)
+    return [(setting_of(f).kind, o, t) for f, o, t in parts if setting_of(f).kind is not None]
 
 
 class Criterion:
@@ -224,7 +88,7 @@ class Criterion:
         if not isinstance(spec, (Mapping, list, tuple)):
             self.single = _callable(spec, "loss")
             self._count = counting_rule(self.single)
-            self.sums = _setting(self.single).reduction == "sum"
+            self.sums = setting_of(self.single).reduction == "sum"
             return
         entries = spec.items() if isinstance(spec, Mapping) else enumerate(spec)
         for key, entry in entries:
@@ -279,9 +143,9 @@ class Criterion:
         """
         if self.single is None:
             return True
-        if self._count is _count_samples:
+        if self._count is count_samples:
             return True
-        kind, _, ignore_index, weight = _setting(self.single)
+        kind, _, ignore_index, weight = setting_of(self.single)
         plain = kind in OVER_CLASSES and ignore_index == -100 and weight is None
         return plain and isinstance(targets, torch.Tensor) and targets.ndim == 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from estimator.loss import Count
+from estimator.loss_kinds import Count
 
 
 class LossMeter:

@@ -1,19 +1,16 @@
-"""What a `Trainer` names, found: an optimizer class, parameters of a net, a scheduler."""
+"""What a `Trainer` names, found: an optimizer class and parameters of a net."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, nearest
-
-SchedulerSpec = LRScheduler | Callable[[Optimizer], LRScheduler]
 
 
 def optimizer_classes() -> dict[str, type[Optimizer]]:
@@ -106,49 +103,3 @@ def _submodule(name: str, net: nn.Module) -> nn.Module:
         )
     module: nn.Module = modules[name]
     return module
-
-
-def build_scheduler(spec: SchedulerSpec | None, optimizer: Optimizer) -> LRScheduler | None:
-    """The scheduler that a Trainer describes, for its optimizer.
-
-    Raises:
-        ArgumentTypeError: A callable returned something else than a scheduler.
-        ArgumentError: A callable cannot be called with an optimizer alone.
-    """
-    if spec is None or isinstance(spec, LRScheduler):
-        return spec
-    try:
-        scheduler = spec(optimizer)
-    except TypeError as error:
-        raise ArgumentError(
-            "Trainer(scheduler=...) is called with the optimizer as its only argument; received "
-            f"{spec!r}, which fails: {error}. Set its other arguments, as in "
-            "functools.partial(StepLR, step_size=10)."
-        ) from error
-    if not isinstance(scheduler, LRScheduler):
-        raise ArgumentTypeError(
-            "Trainer(scheduler=...) must make a scheduler of torch.optim.lr_scheduler from an "
-            f"optimizer; {spec!r} returned {scheduler!r}."
-        )
-    check_scheduler(scheduler, optimizer)
-    return scheduler
-
-
-def check_scheduler(scheduler: object, optimizer: Optimizer | type[Optimizer]) -> None:
-    """Checks that a scheduler is one, and steers this optimizer.
-
-    Raises:
-        ArgumentTypeError: It is no scheduler.
-        ArgumentError: It steers another optimizer.
-    """
-    if not isinstance(scheduler, LRScheduler):
-        raise ArgumentTypeError(
-            "Trainer(scheduler=...) must be a scheduler of torch.optim.lr_scheduler or a callable "
-            f"that makes one from an optimizer; received {scheduler!r}."
-        )
-    if scheduler.optimizer is not optimizer:
-        raise ArgumentError(
-            f"Trainer(scheduler=...): this {type(scheduler).__name__} steers another optimizer "
-            f"than the one given; received optimizer={optimizer!r}. Pass the scheduler's own "
-            "optimizer instance, or a callable such as functools.partial(StepLR, step_size=10)."
-        )

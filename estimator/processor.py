@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from estimator.handlers.base import ArgumentError, DataError
-from estimator.loss import Count, Criterion
+from estimator.loss import Criterion
+from estimator.loss_kinds import Count
 
 UID = "sample_uid"
 """The key of a sample's identity in dictionary batches."""
@@ -73,6 +74,8 @@ class BatchProcessor:
     target_keys: list[str] | str | None = None
     whole_batch: bool = False
     """Whether the net's forward has one parameter, called `batch`, which gets the whole dict."""
+    keywords: frozenset[str] | None = None
+    """Names of the parameters of the net's forward; None where it takes any."""
 
     def split(self, batch: Any) -> tuple[Any, Any]:
         """Parts a batch into the net's inputs and the loss's targets.
@@ -123,11 +126,17 @@ class BatchProcessor:
             return [key for key in self.criterion.keys if key in batch]
         return []
 
-    def inputs_of(self, batch: Mapping[str, Any], target_names: list[str]) -> Mapping[str, Any]:
-        """What of a dict batch goes to the net."""
+    def inputs_of(self, batch: Mapping[str, Any], target_names: list[str]) -> Any:
+        """What of a dict batch goes to the net: all but targets and identities, by name.
+
+        A single entry goes by position where the net's forward has no parameter of its name.
+        """
         if self.whole_batch:
             return batch
-        return {k: v for k, v in batch.items() if k not in target_names and k != UID}
+        inputs = {k: v for k, v in batch.items() if k not in target_names and k != UID}
+        if len(inputs) == 1 and self.keywords is not None and not inputs.keys() <= self.keywords:
+            return next(iter(inputs.values()))
+        return inputs
 
     def forward(self, inputs: Any) -> Any:
         """Runs the net: tuples are positional, dicts keyword arguments."""
@@ -213,7 +222,11 @@ class BatchProcessor:
         """A copy that holds the net, the loss and the target keys of an Estimator."""
         mine = copy.copy(self)
         mine.net, mine.criterion, mine.target_keys = net, criterion, target_keys
-        mine.whole_batch = [p.name for p in _parameters(net) or ()] == ["batch"]
+        parameters = _parameters(net) or []
+        names = [p.name for p in parameters]
+        takes_any = not names or any(p.kind is p.VAR_KEYWORD for p in parameters)
+        mine.whole_batch = names == ["batch"]
+        mine.keywords = None if takes_any else frozenset(names)
         return mine
 
     @property

@@ -237,13 +237,14 @@ class Run:
         stats.history.append(row)
 
     @contextlib.contextmanager
-    def evaluating(self, phase: Phase) -> Iterator[None]:
+    def evaluating(self, source: Source, phase: Phase) -> Iterator[None]:
         """The net in evaluation mode, and everything as it was afterwards."""
         stats = self.stats
         modes = [(module, module.training) for module in self.net.modules()]
         before = (stats.phase, stats.metrics, stats.batches, stats.batch_index)
         stats.clear_batch()
         stats.phase, stats.metrics = phase, self.val_metrics
+        stats.batches = source.batches
         self.val_meter.reset()
         self.net.eval()
         try:
@@ -256,7 +257,6 @@ class Run:
 
     def evaluation_batches(self, source: Source) -> Iterator[Any]:
         """The batches of one evaluation."""
-        self.stats.batches = source.batches
         for index, batch in enumerate(source.epoch()):
             self.stats.batch_index = index
             yield batch

@@ -9,7 +9,8 @@ import torch
 
 from estimator.accumulation import Accumulation
 from estimator.handlers.base import DataError
-from estimator.loss import Count, as_losses
+from estimator.loss import as_losses
+from estimator.loss_kinds import Count
 from estimator.processor import UID, BatchProcessor, UidSample, describe
 from estimator.runtime import Runtime, detach
 from estimator.stats import TrainStats

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,14 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
 from estimator.handlers.base import ArgumentError, Monitor
-from estimator.optimizers import (
-    SchedulerSpec,
-    build_scheduler,
-    check_scheduler,
-    find_optimizer,
-    keep_parameters,
-    select_parameters,
-)
+from estimator.optimizers import find_optimizer, keep_parameters, select_parameters
+from estimator.schedulers import PlateauMonitor, SchedulerSpec, build_scheduler, check_scheduler
 
 if TYPE_CHECKING:
     from estimator.stats import TrainStats
@@ -136,7 +129,9 @@ class Trainer:
             return BoundTrainer(name, self, self.optimizer)
         groups = select_parameters(self.params, net)
         # Schedulers write into a rate that is a tensor, and this one is the user's.
-        options = {k: v.clone() if torch.is_tensor(v) else v for k, v in self.options.items()}
+        options: dict[str, Any] = {
+            k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in self.options.items()
+        }
         try:
             optimizer = self.optimizer(groups, **options)
         except (TypeError, ValueError) as error:
@@ -146,22 +141,6 @@ class Trainer:
                 f"{self.optimizer.__name__}."
             ) from error
         return BoundTrainer(name, self, optimizer)
-
-
-class _PlateauMonitor(Monitor):
-    """Says so when ReduceLROnPlateau, whose `mode` has a default, runs against its value."""
-
-    def resolve(self, stats: TrainStats, owner: str) -> None:
-        super().resolve(stats, owner)
-        declared = stats.monitors[self.name]
-        if declared is not None and declared != self.higher_is_better:
-            ours, other = ("max", "min") if self.higher_is_better else ("min", "max")
-            warnings.warn(
-                f"ReduceLROnPlateau(mode={ours!r}) follows {self.name!r}, which is better "
-                f"{'higher' if declared else 'lower'}: the rate falls while it improves. Pass "
-                f"mode={other!r} to the scheduler.",
-                stacklevel=2,
-            )
 
 
 class BoundTrainer:
@@ -194,7 +173,7 @@ class BoundTrainer:
                     "that is there once a validation. Leave step out."
                 )
             mode: Literal["min", "max"] = "max" if self.scheduler.mode == "max" else "min"
-            self.monitor = _PlateauMonitor(spec.monitor or "val_loss", mode=mode)
+            self.monitor = PlateauMonitor(spec.monitor or "val_loss", mode=mode)
         elif spec.monitor is not None:
             raise ArgumentError(
                 f"Trainer(monitor={spec.monitor!r}) has an effect on ReduceLROnPlateau only; "

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, TypedDict
 
 import torch
 
-from estimator.handlers._errors import DataError, FolderError
+from estimator.handlers.base import DataError, FolderError
 
 MANIFEST = "manifest.json"
 SCHEMA = 1

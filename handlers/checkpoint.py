@@ -130,8 +130,7 @@ class CheckpointHandler(EventHandler):
         folder = writable_folder(self.folder, "CheckpointHandler(folder=...)")
         sweep(folder)
         self._entries = read_manifest(folder)
-        if stats.step == 0 or not self.run_id:
-            self.run_id = _new_id()
+        self.run_id = self.run_id or _new_id()
         self._release_later(stats.step)
         self._clock = self.every.clock(stats)
         self._epoch, self._wanted, self._seen = stats.epoch, False, None
@@ -182,7 +181,7 @@ class CheckpointHandler(EventHandler):
             self._look(stats, "epoch_end")
             due = self.every.unit == "epochs" and self._clock.due(stats)
             # A file of this step was written before the epoch was known to end with it.
-            self._wanted |= due or saved or _over(stats)
+            self._wanted |= due or saved
         if self._wanted or (_over(stats) and not saved):
             self._save(stats)
 

@@ -183,11 +183,9 @@ class EMAHandler(EventHandler):
         live = _averaged_parameters(net)
         _check_match(self.shadow, live)
         state: dict[str, Any] = copy.deepcopy(net.state_dict())
-        # A shared parameter has several names there, and one average.
-        averages = {id(p): self.shadow[name] for name, p in live.items()}
-        for name, p in net.named_parameters(remove_duplicate=False):
-            if id(p) in averages:
-                state[name].copy_(averages[id(p)])
+        # The other names of a shared parameter share its copy too.
+        for name in live:
+            state[name].copy_(self.shadow[name])
         return state
 
     def _claim(self, stats: TrainStats) -> None:

@@ -70,16 +70,15 @@ class NaNHandler(EventHandler):
 
     def train_begin(self, stats: TrainStats) -> None:
         """Starts the schedule."""
-        self._first = {}
         self._clock = self.every.clock(stats)
 
     def batch_end(self, stats: TrainStats) -> None:
         """Checks the loss on the device, and reads the finding where the schedule is due."""
         if stats.error is not None or stats.loss is None or self._clock is None:
             return
-        # Alone, the one part is the loss itself. The parts may change from step to step.
-        parts = stats.losses if len(stats.losses) > 1 else {}
-        names, losses = ("loss", *parts), torch.stack([stats.loss, *parts.values()])
+        names = ("loss", *stats.losses)
+        losses = torch.stack([stats.loss, *stats.losses.values()])
+        # The parts may change from step to step, as where two nets take turns.
         first = self._first.get(names)
         if first is None:
             first = torch.full(losses.shape, _NEVER, device=losses.device)

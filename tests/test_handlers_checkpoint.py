@@ -171,6 +171,20 @@ def test_an_improvement_is_saved_off_the_schedule(tmp_path: Path) -> None:
     saver = CheckpointHandler(tmp_path, every=every(epochs=100), monitor="val_loss", keep_last=9)
     fit(saver, losses=[3.0, 4.0, 2.0, 5.0, 6.0])
     assert [(e["epoch"], e["value"]) for e in manifest(tmp_path)] == [(1, 3.0), (3, 2.0), (5, 6.0)]
+    saver = CheckpointHandler(
+        tmp_path / "b", every=every(epochs=100), monitor="val_loss", keep_best=0
+    )
+    fit(saver, losses=[3.0, 2.0, 1.0])
+    assert [e["epoch"] for e in manifest(tmp_path / "b")] == [3]
+
+
+def test_a_value_belongs_to_its_step_only(tmp_path: Path) -> None:
+    saver = CheckpointHandler(tmp_path, every=every(2), monitor="val_loss", keep_last=9)
+    fit(saver, losses=[2.0, 1.0])
+    fit(saver, losses=[3.0], epochs=3, validate=every(epochs=3))
+    found = [(e["step"], e["value"]) for e in manifest(tmp_path)]
+    first = [(2, None), (4, 2.0), (6, None), (8, 1.0)]
+    assert found == [*first, *((step, None) for step in range(2, 12, 2)), (12, 3.0)]
 
 
 def test_a_save_waits_for_the_validation_of_its_step(tmp_path: Path) -> None:
@@ -185,7 +199,7 @@ def test_a_save_waits_for_the_validation_of_its_step(tmp_path: Path) -> None:
 
 
 def test_a_step_whose_epoch_ended_unforeseen_is_saved_again(tmp_path: Path) -> None:
-    saver = CheckpointHandler(tmp_path, every=every(4), monitor="val_loss", keep_last=9)
+    saver = CheckpointHandler(tmp_path, every=every(4), monitor="val_loss", keep_best=0)
     fit(saver, losses=[2.0, 1.0], train=Unsized())
     assert [(e["file"], e["epoch"], e["value"]) for e in manifest(tmp_path)] == [
         ("step_00000004_1.pt", 1, 2.0),
@@ -212,7 +226,7 @@ def test_a_validation_that_nobody_announced_is_saved_too(tmp_path: Path) -> None
         def validation_begin(self, stats: TrainStats) -> None:
             pass
 
-    saver = CheckpointHandler(tmp_path, every=every(2), monitor="val_loss", mode="max")
+    saver = CheckpointHandler(tmp_path, every=every(2), monitor="val_loss", keep_best=0)
     fit(Hide(), saver, Unhide(), losses=[1.0, 2.0], validate=every(2), epochs=1)
     assert [(e["file"], e["value"]) for e in manifest(tmp_path)] == [
         ("step_00000002_1.pt", 1.0),
@@ -238,13 +252,26 @@ def test_the_last_step_of_a_run_is_saved(
 
 
 def test_the_last_step_of_a_stopped_run_is_saved_with_its_row(tmp_path: Path) -> None:
-    fit(CheckpointHandler(tmp_path, every=every(6)), Stop(6))
-    rows = load_checkpoint(tmp_path)["stats"]["history"]["rows"]
-    assert steps(tmp_path) == [6]
-    assert [(row["step"], row["complete"]) for row in rows] == [(4, True)]
-    fit(CheckpointHandler(tmp_path / "b", every=every(9)), Stop(6))
-    rows = load_checkpoint(tmp_path / "b")["stats"]["history"]["rows"]
-    assert [(row["step"], row["complete"]) for row in rows] == [(4, True), (6, False)]
+    class StopEarly(Stop):
+        band = Band.DECIDE
+
+    runs: list[tuple[int, EventHandler, dict[str, Any]]] = [
+        *((9, Stop(6), {}), (6, StopEarly(6), {})),
+        *((6, Stop(99), {"iterations": 6}), (9, Stop(99), {"iterations": 6, "losses": [2, 1]})),
+    ]
+    for i, (schedule, stop, settings) in enumerate(runs):
+        folder = tmp_path / str(i)
+        target: dict[str, Any] = {"epochs": None} if settings else {}
+        saver = CheckpointHandler(
+            folder, every=every(schedule), monitor="val_loss" if "losses" in settings else None
+        )
+        fit(saver, stop, **settings, **target)
+        rows = load_checkpoint(folder)["stats"]["history"]["rows"]
+        assert steps(folder)[-1] == 6
+        assert [(row["step"], row["complete"]) for row in rows] == [(4, True), (6, False)]
+    # What the last handler of a step decides comes after its save.
+    fit(CheckpointHandler(tmp_path / "b", every=every(6)), Stop(6))
+    assert steps(tmp_path / "b") == [6]
 
 
 def test_a_run_stopped_by_the_last_handler_of_its_last_event_is_saved(tmp_path: Path) -> None:

@@ -82,6 +82,14 @@ def test_a_damaged_newest_falls_back_to_the_one_before(
         load_checkpoint(tmp_path / "step_00000003.pt")
 
 
+def test_the_name_of_a_file_that_was_lost_is_not_taken_again(tmp_path: Path) -> None:
+    run(tmp_path, {"n": 1})
+    (tmp_path / "step_00000001.pt").unlink()
+    run(tmp_path, {"n": 2})
+    assert sorted(os.listdir(tmp_path)) == ["manifest.json", "step_00000001_1.pt"]
+    assert load_checkpoint(tmp_path) == {"n": 2}
+
+
 def test_one_flipped_bit_is_what_only_the_hash_sees(tmp_path: Path) -> None:
     run(tmp_path, {"n": torch.zeros(999)})
     path = tmp_path / "step_00000001.pt"
@@ -149,16 +157,19 @@ def test_a_disk_that_is_full_inside_torch_save_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full:
-        def __init__(self, file: Any) -> None:
-            self.file = file
+        def __init__(self) -> None:
+            self.written = 0
 
         def write(self, content: bytes) -> int:
-            raise OSError(28, "No space left on device")
+            if self.written:
+                raise OSError(28, "No space left on device")
+            self.written += len(content)
+            return len(content)
 
         def flush(self) -> None: ...
 
     save: Any = torch.save
-    monkeypatch.setattr(torch, "save", lambda state, file: save(state, Full(file)))
+    monkeypatch.setattr(torch, "save", lambda state, file: save(state, Full()))
     with pytest.raises(FolderError, match="No space left on device"):
         run(tmp_path, {"n": 1})
     assert os.listdir(tmp_path) == []
@@ -289,9 +300,9 @@ def test_a_load_is_asked_to_be_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     run(tmp_path, {"n": 1})
     load = torch.load
 
-    def safe(*arguments: Any, weights_only: bool, **settings: Any) -> Any:
-        assert weights_only is True
-        return load(*arguments, weights_only=weights_only, **settings)
+    def safe(file: Any, *, weights_only: bool, map_location: str) -> Any:
+        assert (weights_only, map_location) == (True, "cpu")
+        return load(file, weights_only=weights_only, map_location=map_location)
 
     monkeypatch.setattr(torch, "load", safe)
     assert load_checkpoint(tmp_path) == {"n": 1}

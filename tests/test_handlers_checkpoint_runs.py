@@ -83,6 +83,13 @@ def test_a_resumed_run_keeps_on_counting_its_files_and_its_best(tmp_path: Path) 
     assert len({e["run"] for e in entries}) == 1
 
 
+def test_values_of_another_monitor_are_not_compared(tmp_path: Path) -> None:
+    fit(CheckpointHandler(tmp_path, monitor="train_loss", keep_last=2))
+    handler = CheckpointHandler(tmp_path, monitor="val_loss", keep_last=1)
+    go_on(handler, resumed(tmp_path, 2, handler), [99.0, 98.0, 99.0])
+    assert [(e["epoch"], e["best"]) for e in manifest(tmp_path)] == [(4, True), (5, False)]
+
+
 def test_a_run_that_goes_on_from_an_older_checkpoint_keeps_the_other_future(tmp_path: Path) -> None:
     handler = CheckpointHandler(tmp_path, monitor="val_loss", keep_last=3)
     fit(handler, losses=[5.0, 4.0, 1.0])

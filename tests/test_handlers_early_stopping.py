@@ -144,9 +144,11 @@ def test_a_value_that_is_not_finite_can_be_an_error() -> None:
 def test_a_run_that_ends_by_itself_is_not_said_to_be_stopped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    stopper = EarlyStoppingHandler()
+    drive(stopper, [2.0, 3.0])
     with caplog.at_level(logging.INFO, "estimator"):
-        stats = fit([2, 1], EarlyStoppingHandler())
-    assert not stats.stopped
+        stopper.train_end(drive(stopper, [1.0], epoch=2))
+        assert not fit([2, 1], EarlyStoppingHandler()).stopped
     assert "EarlyStopping" not in caplog.text
 
 

@@ -111,7 +111,13 @@ class Parts(BatchProcessor):
 
 
 @pytest.mark.parametrize(
-    ("bad", "found"), [(("b",), "2 (in b)"), (("c", "b"), "2 (in b, c)"), (("d",), "3 (in d)")]
+    ("bad", "found"),
+    [
+        (("b",), "2 (in b)"),
+        (("c", "b"), "2 (in b, c)"),
+        (("b", "d"), "2 (in b)"),
+        (("d",), "3 (in d)"),
+    ],
 )
 def test_the_losses_that_were_bad_are_named(bad: tuple[str, ...], found: str) -> None:
     class Conduct(EventHandler):
@@ -169,24 +175,33 @@ def test_no_checkpoint_is_made_of_what_was_found_bad(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path)["net"]["weight"].isfinite().all()
 
 
-def test_an_error_of_another_is_not_hidden() -> None:
+def test_an_error_of_another_comes_alone() -> None:
     class Fail(EventHandler):
         band = Band.PREPARE
 
         def batch_end(self, stats: TrainStats) -> None:
-            raise RuntimeError("failed on purpose")
+            if stats.step == 3:
+                raise RuntimeError("failed on purpose")
 
-    handler = NaNHandler("raise", every=every(1))
-    with pytest.raises(RuntimeError, match="on purpose"):
+    handler = NaNHandler("raise", every=every(99))
+    with pytest.raises(RuntimeError, match="on purpose") as caught:
         fit(handler, Fail(), train=data(1))
+    assert not hasattr(caught.value, "__notes__")
     assert handler._first == {}
 
 
 def test_other_evaluations_are_none_of_its_business() -> None:
-    handler = NaNHandler("raise")
-    est = Estimator(nn.Linear(2, 1), nn.MSELoss())
-    assert est.evaluate(data(1), handlers=handler)["loss"] != 0
-    est.predict(data(1), handlers=handler)
+    handler = NaNHandler("raise", every=every(99))
+
+    class Look(EventHandler):
+        def batch_end(self, stats: TrainStats) -> None:
+            Estimator(stats.net, nn.MSELoss()).evaluate(data(1), handlers=handler)
+            self.seen = stats.step
+
+    look = Look()
+    with pytest.raises(DataError, match="first at step 1"):
+        fit(handler, look, train=data(1))
+    assert look.seen == 4
 
 
 def test_the_same_handler_serves_a_second_fit() -> None:

@@ -156,12 +156,12 @@ class HandlerContract(Rehearsal):
 
     def test_survives_an_exception(self, tmp_path: Path) -> None:
         """While `stats.error` is set its events raise nothing; afterwards it serves again."""
+        handler = self._new(tmp_path)
         for moment, where in _BREAKS.items():
-            handler = self._new(tmp_path)
             notes = getattr(self._break(handler, moment, self._estimator()), "__notes__", [])
             rule = f"its events must not raise after an exception {where}"
             assert not notes, f"{handler!r}: {rule}. {' '.join(notes)}"
-            self._run(handler)
+        self._run(handler)
 
     def test_serves_evaluate_and_predict(self, tmp_path: Path) -> None:
         """Its validation events work without a train_begin, and change no result."""
