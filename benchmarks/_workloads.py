@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from estimator import with_uids
 
@@ -42,10 +43,9 @@ class Workload:
     def fresh_net(self) -> nn.Module:
         return copy.deepcopy(self.net)
 
-    def loaders(self, *, uids: bool = False) -> tuple[DataLoader[list[Tensor]], ...]:
+    def loaders(self, *, uids: bool = False) -> tuple[DataLoader[Any], DataLoader[Any]]:
         """Training and validation data, in the same order each time."""
-        train: Dataset[tuple[Tensor, ...]] = with_uids(self.train) if uids else self.train
-        val: Dataset[tuple[Tensor, ...]] = with_uids(self.val) if uids else self.val
+        train, val = (with_uids(d) if uids else d for d in (self.train, self.val))
         generator = torch.Generator().manual_seed(0)
         shuffled = DataLoader(train, self.batch_size, shuffle=True, generator=generator)
         return shuffled, DataLoader(val, self.batch_size)
@@ -96,27 +96,27 @@ def _on_images(name: str, net: nn.Module, steps: int | None, *, epochs: int) -> 
     root = os.environ.get("ESTIMATOR_DATA")
     if root is None:
         data = "digits of scikit-learn, enlarged to 28x28"
-        train = val = _digits()
+        images = val_images = _digits()
     else:
         data = "Fashion-MNIST"
-        train, val = (_fashion_mnist(Path(root), part) for part in ("train", "t10k"))
+        images, val_images = (_fashion_mnist(Path(root), part) for part in ("train", "t10k"))
     steps = steps or 60_000 // batch_size
-    train = _cut(train, batch_size * steps)
-    val = _cut(val, batch_size * _validation_steps(steps))
+    train = _dataset(*images, samples=batch_size * steps)
+    val = _dataset(*val_images, samples=batch_size * _validation_steps(steps))
     return Workload(name, data, net, train, val, batch_size, epochs)
 
 
-def _cut(data: TensorDataset, samples: int) -> TensorDataset:
-    """The first samples; a smaller set is gone through again."""
-    rows = torch.arange(samples) % len(data)
-    return TensorDataset(*(tensor[rows] for tensor in data.tensors))
+def _dataset(images: Tensor, labels: Tensor, *, samples: int) -> TensorDataset:
+    """The first samples, with pixels from 0 to 1; a smaller set is gone through again."""
+    rows = torch.arange(samples) % len(images)
+    return TensorDataset(images[rows] / images.max().float(), labels[rows].long())
 
 
-def _fashion_mnist(root: Path, part: str) -> TensorDataset:
+def _fashion_mnist(root: Path, part: str) -> tuple[Tensor, Tensor]:
     folder = root / "fashion-mnist"
     images = _idx(folder / f"{part}-images-idx3-ubyte.gz", header=16)
     labels = _idx(folder / f"{part}-labels-idx1-ubyte.gz", header=8)
-    return TensorDataset(images.reshape(-1, 1, SIDE, SIDE) / 255.0, labels.long())
+    return images.reshape(-1, 1, SIDE, SIDE), labels
 
 
 def _idx(file: Path, *, header: int) -> Tensor:
@@ -124,9 +124,9 @@ def _idx(file: Path, *, header: int) -> Tensor:
     return torch.from_numpy(values.copy())
 
 
-def _digits() -> TensorDataset:
+def _digits() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = torch.from_numpy(digits.images).float()[:, None] / 16.0
-    return TensorDataset(interpolate(images, size=SIDE), torch.from_numpy(digits.target).long())
+    images = interpolate(torch.from_numpy(digits.images).float()[:, None], size=SIDE)
+    return images, torch.from_numpy(digits.target)

@@ -90,10 +90,8 @@ def _check(run: Run, training: bool) -> Losses:
         loss = processor.loss if training else processor.evaluate_loss
         if processor.criterion is not None and _is_default(processor, loss.__name__):
             processor.criterion.check(outputs, stats.targets)
-            for part, part_outputs, part_targets in settings_of(
-                processor.criterion, outputs, stats.targets
-            ):
-                _check_targets(part, part_outputs, part_targets)
+            for known in settings_of(processor.criterion, outputs, stats.targets):
+                _check_targets(*known)
         losses = as_losses(loss(outputs, stats.targets), "the loss")
     if training and run.step.accumulation.size == 1:
         assert stats.batch_size is not None
@@ -126,14 +124,18 @@ def _check_sample_losses(run: Run, outputs: Any) -> None:
         )
 
 
-def _check_targets(kind: Any, outputs: Any, targets: Any) -> None:
-    if not isinstance(outputs, torch.Tensor) or not isinstance(targets, torch.Tensor):
-        return
+def _check_targets(kind: Any, ignored: int, outputs: Any, targets: Any) -> None:
     name = kind.__name__
+    for what, value in (("outputs", outputs), ("targets", targets)):
+        if not isinstance(value, torch.Tensor):
+            raise DataError(
+                f"{name} compares tensors; received {what} {describe(value)}. Pick the right part "
+                "of them in the loss, or pair losses by key or position: loss={'name': ...}."
+            )
     if kind in ELEMENTWISE:
         _check_elementwise(name, outputs, targets)
     elif kind in OVER_CLASSES:
-        _check_classes(name, outputs, targets)
+        _check_classes(name, outputs, targets, ignored)
 
 
 def _check_elementwise(name: str, outputs: torch.Tensor, targets: torch.Tensor) -> None:
@@ -150,7 +152,7 @@ def _check_elementwise(name: str, outputs: torch.Tensor, targets: torch.Tensor) 
         )
 
 
-def _check_classes(name: str, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+def _check_classes(name: str, outputs: torch.Tensor, targets: torch.Tensor, ignored: int) -> None:
     if targets.is_floating_point():
         if targets.shape != outputs.shape:
             raise DataError(
@@ -172,9 +174,11 @@ def _check_classes(name: str, outputs: torch.Tensor, targets: torch.Tensor) -> N
             "dimension 1 of the outputs; drop a spare dimension with targets.squeeze(1)."
         )
     classes = outputs.shape[1] if outputs.ndim > 1 else outputs.shape[0]
-    highest = int(targets.max()) if targets.numel() else 0
-    if highest >= classes:
+    counted = targets[targets != ignored]
+    wrong = counted[(counted < 0) | (counted >= classes)]
+    if wrong.numel():
         raise DataError(
-            f"{name} needs class indices below the number of outputs; received index {highest} "
-            f"for {classes} outputs. Count classes from 0, or widen the last layer."
+            f"{name} needs class indices from 0 to below the number of outputs; received index "
+            f"{int(wrong[0])} for {classes} outputs. Count classes from 0, widen the last layer, "
+            "or name an ignore_index."
         )

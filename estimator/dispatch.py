@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from estimator.handlers.base import EVENTS, EventHandler, HandlerError, nearest
+from estimator.spelling import meant_event
 
 if TYPE_CHECKING:
     from estimator.stats import TrainStats
 
 Hook = Callable[["TrainStats"], Any]
-
-_SYNONYMS = {
-    "begin": "begin begins start starts started before",
-    "end": "end ends ended finish finished complete completed done stop stopped after",
-    "train": "train training fit run",
-    "validation": "validation validate val valid eval evaluation test",
-    "batch": "batch step iteration iter minibatch",
-    "epoch": "epoch epochs",
-    "error": "error exception",
-}
-_WORDS = {word: root for root, words in _SYNONYMS.items() for word in words.split()}
-_EVENT_BY_WORDS = {frozenset(event.split("_")): event for event in EVENTS}
-# Helpers with these names are common and mean something else than an event.
-_PLAIN = frozenset({"error", "forward_end", "backward_end"})
 
 
 class FunctionHandler(EventHandler):
@@ -76,24 +61,13 @@ def _check_spelling(kind: type[EventHandler]) -> None:
         method = getattr(kind, name)
         if not callable(method) or hasattr(method, "estimator_events"):
             continue
-        event = _meant(name)
+        event = meant_event(name)
         if event is not None:
             raise HandlerError(
                 f"{kind.__name__}.{name} looks like a misspelt event and would never be called. "
                 f"Rename it to {event}, or begin its name with an underscore. "
                 f"{nearest(name, EVENTS)}"
             )
-
-
-def _meant(name: str) -> str | None:
-    """The event that a method's name was meant to be; None if it looks like none."""
-    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-    words = [word for word in snake.split("_") if word != "on"]
-    event = _EVENT_BY_WORDS.get(frozenset(_WORDS.get(word, word) for word in words))
-    if event is not None and event not in _PLAIN:
-        return event
-    close = difflib.get_close_matches(snake.removeprefix("on_"), EVENTS, n=1, cutoff=0.85)
-    return close[0] if close else None
 
 
 class Dispatch:

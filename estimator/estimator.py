@@ -207,8 +207,6 @@ class Estimator:
         collected: list[Any] = []
         run.collected = collected
         loop.evaluate(run, source, "predict")
-        if not collected:
-            raise source.empty()
         return concatenate(collected)
 
     def add(self, handler: HandlerLike) -> Handle:
@@ -297,6 +295,9 @@ class Estimator:
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Reads weights that `save` or a `CheckpointHandler` wrote; never runs code from a file.
+
+        Of a checkpoint these are the weights that were validated: where an `EMAHandler` was
+        attached, its average.
 
         Raises:
             DataError: The file holds no weights, or those of another net.

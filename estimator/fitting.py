@@ -74,8 +74,9 @@ def build_run(
     )
     if val is not None:
         run.val_source = Source(val, "fit(val=...)", batch_size=options.batch_size, uids=uids)
-        _check_passes(run.val_source, epochs, None)
-    _check_passes(run.train_source, epochs, iterations)
+        passes = f"iterations={iterations}" if epochs is None else f"epochs={epochs}"
+        _check_passes(run.val_source, passes, one=epochs == 1)
+    _check_passes(run.train_source, f"epochs={epochs}", one=epochs in (None, 1))
     run.validate = check_every(options.validate, "fit(validate=...)", Every(epochs=1))
     if options.validate is not None and val is None:
         warnings.warn(
@@ -130,12 +131,12 @@ def _device(options: FitOptions) -> torch.device:
     return device
 
 
-def _check_passes(source: Source, epochs: int | None, iterations: int | None) -> None:
-    if source.one_shot and (epochs is None or epochs > 1) and iterations is None:
+def _check_passes(source: Source, passes: str, *, one: bool) -> None:
+    if source.one_shot and not one:
         raise ArgumentError(
             f"{source.argument} is an iterator, which can be gone through once; received it with "
-            f"{'epochs=' + str(epochs) if epochs else 'iterations='}. Pass iterations= for a "
-            "stream, or something that can be iterated again, such as a DataLoader or a list."
+            f"{passes}. Pass something that can be iterated again, such as a DataLoader or a "
+            "list; for training on a stream, pass iterations=."
         )
 
 
@@ -252,7 +253,13 @@ class _Predicting(BatchProcessor):
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds the global random streams of Python, NumPy and torch."""
+    """Seeds the global random streams of Python, NumPy and torch.
+
+    Raises:
+        ArgumentError: The seed is not a whole number from 0 up.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ArgumentError(f"fit(seed=...) must be a whole number from 0 up; received {seed!r}.")
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

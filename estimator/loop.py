@@ -37,7 +37,7 @@ def train_epoch(run: Run) -> None:
             train_batch(run, batch)
             if stats.validation_due and run.validates_inside():
                 evaluate(run, run.validation_data(), "validation")
-                run.add_row(complete=False)
+                run.add_row(complete=False)  # again, with what handlers have put into stats.val
             if run.leaves_epoch():
                 break
         else:

@@ -51,13 +51,16 @@ def as_losses(result: Any, who: str) -> Losses:
     )
 
 
-def settings_of(criterion: Criterion, outputs: Any, targets: Any) -> list[tuple[Any, Any, Any]]:
-    """Each loss of torch in a criterion, as (class or function, its outputs, its targets)."""
+def settings_of(
+    criterion: Criterion, outputs: Any, targets: Any
+) -> list[tuple[Any, int, Any, Any]]:
+    """Each loss of torch in a criterion: (class or function, ignored index, outputs, targets)."""
     if criterion.single is not None:
         parts = [(criterion.single, outputs, targets)]
     else:
         parts = [(f, outputs[key], targets[key]) for key, _, f, _ in criterion.parts]
-    return [(setting_of(f).kind, o, t) for f, o, t in parts if setting_of(f).kind is not None]
+    known = [(setting_of(f), o, t) for f, o, t in parts]
+    return [(s.kind, s.ignore_index, o, t) for s, o, t in known if s.kind is not None]
 
 
 class Criterion:
@@ -92,12 +95,13 @@ class Criterion:
             return
         entries = spec.items() if isinstance(spec, Mapping) else enumerate(spec)
         for key, entry in entries:
-            function, weight = entry if isinstance(entry, tuple) else (entry, 1.0)
-            if not isinstance(weight, (int, float)):
+            pair = entry if isinstance(entry, tuple) else (entry, 1.0)
+            if len(pair) != 2 or not isinstance(pair[1], (int, float)):
                 raise ArgumentTypeError(
-                    f"Estimator(loss=...): the weight of {key!r} must be a number; received "
-                    f"{weight!r}. Write (callable, weight)."
+                    f"Estimator(loss=...): {key!r} must be a callable or (callable, weight), the "
+                    f"weight a number; received {entry!r}."
                 )
+            function, weight = pair
             function = _callable(function, f"loss[{key!r}]")
             self.parts.append((key, f"{key}_loss", function, float(weight)))
             self.keys.append(key)
@@ -175,9 +179,10 @@ class Criterion:
             if isinstance(value, Sequence) and len(value) == len(self.keys):
                 return
             got = f"{len(value)} of them" if isinstance(value, Sequence) else type(value).__name__
+            losses = "1 loss pairs" if len(self.keys) == 1 else f"{len(self.keys)} losses pair"
             raise DataError(
-                f"Estimator(loss=[...]): {len(self.keys)} losses pair by position with as many "
-                f"{what}; received {got}. Give one loss for each output and target."
+                f"Estimator(loss=[...]): {losses} by position with as many {what}; "
+                f"received {got}. Give one loss for each output and target."
             )
         keys = list(value) if isinstance(value, Mapping) else None
         missing = self.keys if keys is None else [key for key in self.keys if key not in keys]

@@ -130,7 +130,6 @@ def _one(value: Any) -> Any:
     return value[None]
 
 
-@functools.lru_cache(maxsize=64)
 def _takes_reduction(function: Any) -> bool:
     try:
         return "reduction" in inspect.signature(function).parameters

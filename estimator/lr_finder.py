@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 from collections.abc import Iterator
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -34,23 +34,25 @@ class LRFinderResult(NamedTuple):
 
     @property
     def suggestion(self) -> float:
-        """The rate at which the smoothed loss falls steepest, over the logarithm of the rate.
+        """The rate at which the loss falls steepest, over the logarithm of the rate.
+
+        The slope at a rate is that of the line of least squares through the losses around it, a
+        fifth of all: single losses are noisy, and an average of past ones answers too late.
 
         Raises:
             ArgumentError: The loss was finite at fewer than three rates.
         """
-        points = [
-            (lr, s) for lr, s in zip(self.lrs, self.smoothed, strict=True) if math.isfinite(s)
-        ]
-        if len(points) < 3:
+        finite = [loss for loss, s in zip(self.losses, self.smoothed, strict=True) if isfinite(s)]
+        if len(finite) < 3:
             raise ArgumentError(
-                f"find_lr needs a finite loss at 3 rates or more; received {len(points)}. Lower "
+                f"find_lr needs a finite loss at 3 rates or more; received {len(finite)}. Lower "
                 "low=, or check the data for NaN."
             )
-        lrs, losses = np.array(points).T
-        lowest = max(int(losses.argmin()), 2)
-        slope = np.gradient(losses[: lowest + 1], np.log(lrs[: lowest + 1]))
-        return float(lrs[int(slope.argmin())])
+        half = max(len(finite) // 10, 1)
+        lowest = max(int(np.argmin(self.smoothed[: len(finite)])), 2 * half)
+        # Rates are evenly spaced in their logarithm, so the line's slope is a weighted sum.
+        slopes = np.correlate(finite[: lowest + 1], np.arange(-half, half + 1))
+        return self.lrs[half + int(slopes.argmin())]
 
     def plot(self, ax: Axes | None = None) -> Figure:
         """Draws the losses over the rates, with the suggestion marked."""
@@ -60,9 +62,10 @@ class LRFinderResult(NamedTuple):
         axes.axvline(
             self.suggestion, color="tab:red", ls="--", label=f"suggestion {self.suggestion:.2g}"
         )
-        finite = [s for s in self.smoothed if math.isfinite(s)]
-        margin = 0.1 * (max(finite) - min(finite)) or 0.1
-        axes.set_ylim(min(finite) - margin, max(finite) + margin)
+        smooth = [s for s in self.smoothed if isfinite(s)]
+        low, high = min([*smooth, *filter(isfinite, self.losses)]), max(smooth)
+        margin = 0.1 * (high - low) or 0.1
+        axes.set_ylim(low - margin, high + margin)
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
         axes.set_ylabel("loss")
@@ -83,6 +86,17 @@ class _Sweep(EventHandler):
         self.losses: list[float] = []
         self.smoothed: list[float] = []
         self._mean = 0.0
+        self.before: list[tuple[Any, dict[str, Any]]] = []
+
+    def train_begin(self, stats: TrainStats) -> None:
+        # Not before: until here a lazy net has no weights to copy.
+        keepers: list[Any] = [stats.net, *(t.optimizer for t in stats.trainers.values())]
+        self.before = [(keeper, copy.deepcopy(keeper.state_dict())) for keeper in keepers]
+
+    def restore(self) -> None:
+        """Gives the net and the optimizers the state that they had."""
+        for keeper, state in self.before:
+            keeper.load_state_dict(state)
 
     def batch_begin(self, stats: TrainStats) -> None:
         for trainer in stats.trainers.values():
@@ -98,7 +112,7 @@ class _Sweep(EventHandler):
         # An exponential mean, corrected for its start at zero as in Adam.
         self._mean = 0.9 * self._mean + 0.1 * loss
         self.smoothed.append(self._mean / (1 - 0.9 ** len(self.losses)))
-        if not math.isfinite(loss) or self.smoothed[-1] > 4 * min(self.smoothed) > 0:
+        if not isfinite(loss) or self.smoothed[-1] > 4 * min(self.smoothed) > 0:
             stats.stop("find_lr: the loss diverged")
 
 
@@ -119,7 +133,7 @@ def find_lr(
     named = named_trainers(Trainer("sgd", lr=low) if trainers is None else trainers)
     twin = copy.copy(est)
     twin.handlers, twin.trainers, twin.metrics = [], {}, type(est.metrics)(None)
-    with _restored(est.net, named), random_state_kept():
+    with _restored(est.net, sweep), random_state_kept():
         twin.fit(
             train,
             trainers={name: _without_schedule(spec) for name, spec in named.items()},
@@ -143,15 +157,14 @@ def _without_schedule(spec: Trainer) -> Trainer:
 
 
 @contextlib.contextmanager
-def _restored(net: nn.Module, trainers: dict[str, Trainer]) -> Iterator[None]:
-    weights = copy.deepcopy(net.state_dict())
-    optimizers = [
-        s.optimizer for s in trainers.values() if isinstance(s.optimizer, torch.optim.Optimizer)
-    ]
-    states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
+def _restored(net: nn.Module, sweep: _Sweep) -> Iterator[None]:
+    modes = [(module, module.training) for module in net.modules()]
+    gradients = [(p, p.grad) for p in net.parameters()]
     try:
         yield
     finally:
-        net.load_state_dict(weights)
-        for optimizer, state in zip(optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
+        sweep.restore()
+        for module, mode in modes:
+            module.training = mode
+        for p, gradient in gradients:
+            p.grad = gradient

@@ -135,7 +135,9 @@ class BatchProcessor:
             return batch
         inputs = {k: v for k, v in batch.items() if k not in target_names and k != UID}
         if len(inputs) == 1 and self.keywords is not None and not inputs.keys() <= self.keywords:
-            return next(iter(inputs.values()))
+            (value,) = inputs.values()
+            # Forward would take containers apart.
+            return (value,) if isinstance(value, (Mapping, tuple, list)) else value
         return inputs
 
     def forward(self, inputs: Any) -> Any:

@@ -58,7 +58,7 @@ class Run:
         self.validate = Every(epochs=1)
         self.collected: list[Any] | None = None
         self._iterator: Iterator[Any] = iter(())
-        self._is_last = False
+        self._is_last = self._inside = False
         self._validated_at: int | None = None
         stats.metrics = self.train_metrics
 
@@ -173,10 +173,10 @@ class Run:
 
     def validates_inside(self) -> bool:
         """Whether a validation that is due falls into the middle of the epoch."""
-        if self._is_last or self.leaves_epoch():
-            return False
-        self._read_train()
-        return True
+        self._inside = not (self._is_last or self.leaves_epoch())
+        if self._inside:
+            self._read_train()
+        return self._inside
 
     def close_training(self) -> bool:
         """Reads the epoch's means and counts the epoch.
@@ -185,7 +185,7 @@ class Run:
             Whether the epoch is complete: its data was gone through to the end.
         """
         assert self.train_source is not None
-        complete = self._is_last
+        complete, self._inside = self._is_last, False
         if not complete and self.train_source.batches is None and not self.train_source.one_shot:
             complete = next(self._iterator, _END) is _END
         self._read_train()
@@ -257,9 +257,12 @@ class Run:
 
     def evaluation_batches(self, source: Source) -> Iterator[Any]:
         """The batches of one evaluation."""
+        index = -1
         for index, batch in enumerate(source.epoch()):
             self.stats.batch_index = index
             yield batch
+        if index < 0:
+            raise source.empty()
 
     def count_evaluated(self) -> None:
         """Counts a batch of an evaluation, or keeps its outputs in a prediction."""
@@ -283,6 +286,9 @@ class Run:
             stats.validation_due = False
             for trainer in self.step.trainers:
                 trainer.after_value("validation_end", stats)
+            if self._inside:
+                # A checkpoint at validation_end holds the row of this validation.
+                self.add_row(complete=False)
 
 
 def _counts(data: Any) -> bool:

@@ -28,7 +28,7 @@ def find_device(device: str | int | torch.device | None) -> torch.device:
         return torch.device("cpu") if accelerator is None else accelerator
     try:
         found = torch.device(device)
-        torch.empty(0, device=found)
+        torch.empty(0, device=found).fill_(0).sum().item()
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         there = ["cpu"]

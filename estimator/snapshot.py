@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ def capture(run: Run) -> dict[str, Any]:
     return {
         "version": VERSION,
         "net": run.net.state_dict(),
+        "validated": {n: w for h in run.hooks.handlers for n, w in h.validated_weights().items()},
         "trainers": {trainer.name: trainer.state_dict() for trainer in run.step.trainers},
         "scaler": None if scaler is None else scaler.state_dict(),
         "metrics": run.train_metrics.state_dict(),
@@ -49,28 +49,36 @@ def write_weights(net: nn.Module, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     writable_folder(target.parent, "Estimator.save(path=...)")
     temporary = target.with_name(f".tmp-{target.name}")
-    with open(temporary, "wb") as file:
-        torch.save(net.state_dict(), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, target)
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(net.state_dict(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_weights(net: nn.Module, path: str | os.PathLike[str]) -> None:
     """Loads weights that `write_weights` or a checkpoint holds, onto the net's own device.
+
+    Of a checkpoint these are the weights that were validated: averaged ones, where a handler
+    averages, since the values by which a checkpoint is chosen are theirs.
 
     Raises:
         DataError: The file holds no weights, or those of another net.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a safe unpickler stumbles over other files in any way
         raise DataError(
             f"load_weights(path=...) must be a file that save() or a CheckpointHandler wrote; "
             f"{str(path)!r} cannot be read as one: {error}"
         ) from error
     if isinstance(state, dict) and {"version", "net"} <= set(state):
-        state = state["net"]
+        state = {**state["net"], **state.get("validated", {})}
     before = copy.deepcopy(net.state_dict())
     try:
         net.load_state_dict(state)

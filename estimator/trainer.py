@@ -153,8 +153,8 @@ class BoundTrainer:
     """
 
     __slots__ = (
-        "_used", "clip_norm", "clip_value", "monitor", "name", "optimizer", "params", "per_step",
-        "scheduler",
+        "_stepped", "_used", "clip_norm", "clip_value", "monitor", "name", "optimizer", "params",
+        "per_step", "scheduler",
     )  # fmt: skip
 
     def __init__(self, name: str, spec: Trainer, optimizer: Optimizer) -> None:
@@ -180,6 +180,7 @@ class BoundTrainer:
                 f"received scheduler {type(self.scheduler).__name__}. Leave monitor out."
             )
         self._used: list[Any] | None = None
+        self._stepped = False
 
     def __repr__(self) -> str:
         return f"{type(self.optimizer).__name__}(lr={self.lrs})"
@@ -203,6 +204,7 @@ class BoundTrainer:
 
     def after_step(self) -> None:
         """Advances a scheduler that counts optimizer steps."""
+        self._stepped = True
         if self.per_step and self.scheduler is not None:
             self._used = self._rates()
             self.scheduler.step()
@@ -210,10 +212,12 @@ class BoundTrainer:
             self._used = None
 
     def after_epoch(self) -> None:
-        """Advances a scheduler that counts epochs."""
-        if self.scheduler is not None and not self.per_step and self.monitor is None:
+        """Advances a scheduler that counts epochs, unless fp16 left out every step of this one."""
+        counts_epochs = not self.per_step and self.monitor is None
+        if self.scheduler is not None and counts_epochs and self._stepped:
             self._used = self._rates()
             self.scheduler.step()
+        self._stepped = False
 
     def after_value(self, event: str, stats: TrainStats) -> None:
         """Shows a fresh monitored value to ReduceLROnPlateau."""

@@ -12,7 +12,7 @@ from estimator.handlers.base import (
     on,
     once,
 )
-from estimator.handlers.checkpoint import CheckpointHandler
+from estimator.handlers.checkpoint import CheckpointHandler, best_checkpoint, load_checkpoint
 from estimator.handlers.csv_log import CSVLogHandler
 from estimator.handlers.early_stopping import EarlyStoppingHandler
 from estimator.handlers.ema import EMAHandler
@@ -49,7 +49,9 @@ __all__ = [
     "TimeLimitHandler",
     "WorstSamplesHandler",
     "after",
+    "best_checkpoint",
     "every",
+    "load_checkpoint",
     "on",
     "once",
 ]

@@ -42,6 +42,8 @@ from estimator.handlers._monitor import Mode, Monitor
 from estimator.handlers._schedule import EVENTS, Clock, Every, after, check_every, every, on, once
 
 if TYPE_CHECKING:
+    import torch
+
     from estimator.stats import TrainStats
 
 __all__ = [
@@ -152,6 +154,10 @@ class EventHandler:
 
     def train_end(self, stats: TrainStats) -> None:
         """Always the last event, however the run ended."""
+
+    def validated_weights(self) -> Mapping[str, torch.Tensor]:
+        """Weights that validation sees in place of the net's own, by the net's names; none here."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs of this handler; plain values and tensors only."""

@@ -167,6 +167,10 @@ class EMAHandler(EventHandler):
         self._clock = None
         stats.scratch.pop(self, None)
 
+    def validated_weights(self) -> dict[str, torch.Tensor]:
+        """The average, which validation sees."""
+        return self.shadow
+
     @torch.no_grad()
     def averaged_state(self, net: torch.nn.Module) -> dict[str, Any]:
         """The net's state with the average in place of its weights, as copies.

@@ -52,6 +52,13 @@ class Named(Dataset[dict[str, Any]]):
         return {"x": self.x[index], "y": 2 * self.x[index]}
 
 
+class NoLength(Dataset[Any]):
+    """A map-style dataset that does not say how long it is."""
+
+    def __getitem__(self, index: int) -> Any:
+        return numbers(1), numbers(1)
+
+
 class Stream(IterableDataset[tuple[Tensor, Tensor]]):
     """A dataset that can only be gone through, shared out among workers."""
 

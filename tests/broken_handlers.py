@@ -138,7 +138,7 @@ class IgnoresStop(EventHandler):
 class RaisesAfterError(EventHandler):
     """Raises in one event while an exception passes."""
 
-    def __init__(self, event: str) -> None:
+    def __init__(self, event: str, folder: Path) -> None:
         super().__init__()
         setattr(self, event, self._fail)
 

@@ -63,10 +63,10 @@ class At(EventHandler):
 def run(*handlers: Any, net: nn.Module | None = None, **arguments: Any) -> tuple[Trace, Any]:
     trace = Trace()
     est = Estimator(nn.Linear(3, 1) if net is None else net, nn.MSELoss())
-    arguments = {"train": BATCHES, "val": BATCHES[:1], "epochs": 2} | arguments
+    settings: dict[str, Any] = {"train": BATCHES, "val": BATCHES[:1], "epochs": 2} | arguments
     try:
         est.fit(
-            device="cpu", trainers="sgd", progress=False, handlers=[trace, *handlers], **arguments
+            device="cpu", trainers="sgd", progress=False, handlers=[trace, *handlers], **settings
         )
     except BaseException as error:
         return trace, error

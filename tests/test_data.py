@@ -9,9 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batch_runs import QUIET, Counted, Named, Pairs, Recorder, Stream, fitted, line, numbers, pairs
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from batch_runs import (
+    QUIET,
+    Counted,
+    NoLength,
+    Pairs,
+    Recorder,
+    Stream,
+    fitted,
+    line,
+    numbers,
+    pairs,
+)
+from torch import nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from estimator import ArgumentError, ArgumentTypeError, DataError, Estimator
 from estimator.data import Source
@@ -73,14 +84,13 @@ def test_an_iterable_dataset_is_batched() -> None:
 def test_arrays_and_datasets_are_shuffled_like_a_loader(data: Any) -> None:
     torch.manual_seed(3)
     expected = [[int(n) for n in x] for x, _ in DataLoader(Pairs(10), 4, shuffle=True)]
-    torch.manual_seed(3)
-    seen = fitted(data, data, batch_size=4)
+    seen = fitted(data, data, batch_size=4, seed=3)
     assert seen.train == expected != IN_ORDER
     assert seen.val == IN_ORDER
 
 
 def test_a_dict_of_arrays_needs_only_targets() -> None:
-    data = {"input": numbers(10).numpy(), "y": 2 * numbers(10)}
+    data = {"x": numbers(10).numpy(), "y": 2 * numbers(10)}
     seen = fitted(data, data, targets="y", batch_size=4)
     assert sorted(n for batch in seen.train for n in batch) == list(range(10))
     assert seen.val == IN_ORDER
@@ -148,6 +158,14 @@ def test_an_iterator_as_long_as_asked_ends_without_a_warning() -> None:
     assert fitted(iter(pairs(10, 4)), iterations=3).train == IN_ORDER
 
 
+def test_groups_of_an_iterator_are_whole_and_in_order() -> None:
+    stream = iter(pairs(10, 2))
+    assert fitted(stream, iterations=2, accumulate=2).train == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    with pytest.warns(UserWarning, match="ended after 2 of 9 iterations"):
+        seen = fitted(iter(pairs(6, 2)), iterations=9, accumulate=2)
+    assert seen.train == [[0, 1], [2, 3], [4, 5]]
+
+
 def test_an_iterator_lasts_for_one_epoch_and_one_validation() -> None:
     seen = fitted(iter(pairs(10, 4)), (batch for batch in pairs(10, 4)), epochs=1)
     assert seen.train == seen.val == IN_ORDER
@@ -174,11 +192,6 @@ def test_an_iterator_cannot_be_trained_for_epochs(epochs: int | None) -> None:
     if epochs is not None:
         with pytest.raises(ArgumentError, match=r"fit\(train=\.\.\.\) is an iterator.*epochs=2"):
             fitted(iter(pairs(4, 2)), epochs=epochs)
-
-
-class NoLength(Dataset[Any]):
-    def __getitem__(self, index: int) -> Any:
-        return numbers(1), numbers(1)
 
 
 @pytest.mark.parametrize(
@@ -229,113 +242,3 @@ def test_the_number_of_batches_is_known_where_data_says_it() -> None:
 
     sources: list[Any] = [pairs(10, 4), Pairs(10), DataLoader(Stream(4)), Unsized(), Refuses()]
     assert [Source(data, "data").batches for data in sources] == [3, 1, None, None, None]
-
-
-def held_out(seen: Recorder) -> tuple[list[int], list[int]]:
-    """Numbers that were trained and numbers that were held out."""
-    return sum(seen.train, []), sum(seen.val, [])
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: (numbers(20), 2 * numbers(20).numpy()),
-        lambda: Pairs(20),
-        lambda: DataLoader(Pairs(20), 4, shuffle=True),
-        lambda: DataLoader(Pairs(20), 4),
-    ],
-)
-def test_a_fraction_holds_out_the_same_samples_each_time(make: Callable[[], Any]) -> None:
-    train, val = held_out(fitted(make(), 0.25))
-    assert (len(train), len(val)) == (15, 5)
-    assert sorted(train + val) == list(range(20))
-    assert held_out(fitted(make(), 0.25, seed=0))[1] == val
-    assert set(held_out(fitted(make(), 0.25, seed=1))[1]) != set(val)
-    assert val == held_out(fitted(Pairs(20), 0.25))[1]
-
-
-def test_a_fraction_of_a_dict_of_arrays() -> None:
-    data = {"input": numbers(20), "y": numbers(20)}
-    train, val = held_out(fitted(data, 0.1, targets="y"))
-    assert sorted(train + val) == list(range(20))
-
-
-def test_a_fraction_leaves_the_random_streams_alone() -> None:
-    fitted(DataLoader(Pairs(20), 4), 0.25, epochs=1)
-    after = torch.rand(1)
-    torch.manual_seed(0)
-    # The iterators of both loaders each draw a seed for workers.
-    torch.empty((), dtype=torch.int64).random_()
-    torch.empty((), dtype=torch.int64).random_()
-    line()
-    assert after != torch.rand(0).sum()
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_a_split_loader_keeps_its_settings(shuffle: bool) -> None:
-    seeds: list[int] = []
-    generator = torch.Generator().manual_seed(5) if shuffle else None
-    settings: dict[str, Any] = {
-        "num_workers": 1,
-        "prefetch_factor": 3,
-        "persistent_workers": True,
-        "timeout": 20,
-        "worker_init_fn": seeds.append,
-        "multiprocessing_context": "fork",
-        "generator": generator,
-        "in_order": False,
-        "pin_memory": False,
-    }
-    loader: DataLoader[Any] = DataLoader(Pairs(22), 4, shuffle, drop_last=True, **settings)
-    seen = fitted(loader, 0.5)
-    assert [len(batch) for batch in seen.train] == [4, 4]
-    assert [len(batch) for batch in seen.val] == [4, 4, 3]
-    assert seeds == []
-
-
-def test_a_fraction_needs_samples_to_split() -> None:
-    for fraction in (0.0, 1.0, -0.5, 1.5, 0.01, 0.99, True, 0):
-        with pytest.raises(ArgumentError, match=rf"received {float(fraction)} of 10 samples"):
-            fitted(Pairs(10), fraction)
-
-
-class Doubling(DataLoader[Any]):
-    """A loader that changes what its dataset gives."""
-
-    def __iter__(self) -> Any:
-        return ((2 * x, 2 * y) for x, y in super().__iter__())
-
-
-class Backwards(torch.utils.data.Sampler[int]):
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(9, -1, -1))
-
-    def __len__(self) -> int:
-        return 10
-
-
-TEN = Pairs(10)
-DRAWS = torch.utils.data.RandomSampler(TEN, replacement=True)
-FEW = torch.utils.data.RandomSampler(TEN, num_samples=5)
-BATCHES = torch.utils.data.BatchSampler(Backwards(), 4, False)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (pairs(10, 4), "splits a train that has a length and indices.*received list"),
-        (iter(pairs(10, 4)), "received list_iterator"),
-        (Stream(10), "received Stream"),
-        (DataLoader(Stream(10), 4), "received DataLoader"),
-        (NoLength(), "received NoLength"),
-        (DataLoader(TEN, 4, sampler=Backwards()), "received batch_size=4 and Backwards"),
-        (DataLoader(TEN, 4, sampler=DRAWS), "received batch_size=4 and RandomSampler"),
-        (DataLoader(TEN, 4, sampler=FEW), "received batch_size=4 and RandomSampler"),
-        (DataLoader(TEN, batch_sampler=BATCHES), "received batch_size=None"),
-        (DataLoader(TEN, batch_size=None), "received batch_size=None"),
-        (Doubling(TEN, 4), "a Doubling cannot be made again.*an __iter__ of its own"),
-    ],
-)
-def test_what_cannot_be_split_is_refused(data: Any, message: str) -> None:
-    with pytest.raises((ArgumentError, ArgumentTypeError), match=message):
-        fitted(data, 0.5)

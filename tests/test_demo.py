@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -56,8 +56,6 @@ def run_demo(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(TUTORIALS / "demo.py"), *arguments],
         cwd=cwd,
-        # More threads than the machine has to spare make small steps slower, not faster.
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
@@ -70,6 +68,17 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     assert run.returncode == 0, run.stderr
     assert "Warning" not in run.stderr
     return Demo(cwd, run.stdout, printed_paths(run.stdout, cwd))
+
+
+def test_every_handler_is_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(TUTORIALS))
+    script = runpy.run_path(str(TUTORIALS / "demo.py"), run_name="demo")
+    names = [type(handler).__name__ for handler in script["all_handlers"](tmp_path, ["a", "b"])]
+    assert sorted(name.removesuffix("Handler") for name in names) == [
+        *("ActivationStats", "CSVLog", "Checkpoint", "EMA", "EarlyStopping", "Embedding"),
+        *("GradientStats", "LRRecorder", "Logging", "Metric", "NaN", "Progress", "TensorBoard"),
+        *("TimeLimit", "WorstSamples"),
+    ]
 
 
 def test_the_demo_reaches_its_goal(demo: Demo) -> None:

@@ -82,7 +82,7 @@ def test_the_same_handlers_serve_a_second_fit_and_the_list_is_not_changed() -> N
     def look(stats: TrainStats) -> None:
         steps.append(stats.step)
 
-    handlers = [Trace(), look]
+    handlers: list[Any] = [Trace(), look]
     for est in (Estimator(nn.Linear(3, 1), nn.MSELoss()), Estimator(nn.Linear(3, 1), nn.MSELoss())):
         stats = est.fit(
             BATCHES, epochs=2, trainers="sgd", handlers=handlers, device="cpu", progress=False

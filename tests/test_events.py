@@ -220,3 +220,15 @@ def test_validation_due_is_known_before_a_checkpoint_of_the_same_step() -> None:
         Collect("batch_end", lambda s: seen.append(s.validation_due)),
     )
     assert seen == [False, False, True] * 2
+
+
+def test_the_row_of_a_validation_is_there_when_it_ends_and_takes_what_handlers_add() -> None:
+    rows: list[Any] = []
+
+    def look(stats: TrainStats) -> None:
+        rows.append((stats.step, len(stats.history), stats.history.rows[-1]["step"]))
+        stats.val["extra"] = 1.5
+
+    _, stats = run(Collect("validation_end", look), validate=every(2), epochs=1)
+    assert rows[0] == (2, 1, 2)
+    assert stats["val_extra"] == [1.5, 1.5]

@@ -44,6 +44,7 @@ def test_a_second_run_in_the_folder_leaves_the_first_alone(tmp_path: Path) -> No
         *("step_00000004.pt", "step_00000008.pt", "step_00000008_1.pt", "step_00000012.pt")
     ]
     assert len({e["run"] for e in entries[:2]}) == len({e["run"] for e in entries[2:]}) == 1
+    assert [e["best"] for e in entries] == [True, False, True, False]
     assert best_checkpoint(tmp_path) == tmp_path / "step_00000008_1.pt"
     assert torch.equal(load_checkpoint(tmp_path)["net"]["weight"], first.net.state_dict()["weight"])
 

@@ -100,6 +100,7 @@ def same(left: State, right: State) -> bool:
         ([0.6, 0.7, 0], {"baseline": 0.5, "patience": 2}, 2, None),
         ([NAN, 3, 2, 1], {"patience": 2}, 4, 1.0),
         ([NAN, 1], {}, 1, None),
+        ([INF, 1], {}, 1, None),
         ([1, NAN, 2, 0], {"patience": 2}, 3, 1.0),
         ([INF, 3, 2], {"patience": 2, "relative": True, "min_delta": 0.1}, 3, 2.0),
         ([1, NAN, 2, 0], {"patience": 2, "nan": "ignore"}, 4, 0.0),

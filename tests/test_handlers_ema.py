@@ -213,17 +213,13 @@ def test_an_evaluation_inside_a_validation_loses_no_weights() -> None:
     assert_equal(trace.after[0], trace.steps[-1])
 
 
-def test_a_handler_that_is_taken_away_in_a_validation_brings_the_weights_back() -> None:
-    class Remove(EventHandler):
-        def validation_batch_end(self, stats: TrainStats) -> None:
-            handle.remove()
-
-    trace, net = Trace(), make_net()
-    est = Estimator(net, nn.MSELoss())
-    handle = est.add(EMAHandler(0.5))
-    est.fit(data(), data(1), handlers=[Remove(), trace], device="cpu", progress=False)
-    assert not torch.equal(trace.shown[0]["0.weight"], trace.steps[-1]["0.weight"])
-    assert_equal(copy_state(net), trace.steps[-1])
+def test_the_end_of_the_run_brings_the_weights_back_too() -> None:
+    stats = fit(ema := EMAHandler(0.5))
+    before = copy_state(stats.net)
+    ema.validation_begin(stats)
+    assert not torch.equal(stats.net.state_dict()["0.weight"], before["0.weight"])
+    ema.train_end(stats)
+    assert_equal(copy_state(stats.net), before)
 
 
 def test_the_average_can_be_left_in_the_net_and_its_copy_shares_nothing() -> None:
@@ -303,8 +299,7 @@ def test_a_resumed_run_goes_on_with_its_average() -> None:
 
 
 def test_an_average_of_another_net_is_refused() -> None:
-    ema = EMAHandler()
-    fit(ema)
+    fit(ema := EMAHandler())
     stats = TrainStats(nn.Linear(2, 1), CPU)
     stats.step = 5
     for call in (ema.train_begin, ema.validation_begin, lambda s: ema.averaged_state(s.net)):

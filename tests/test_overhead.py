@@ -139,7 +139,7 @@ class HostReads(TorchDispatchMode):
     """Counts what brings a value to the host: methods of Tensor, and operators that wait."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         self.counts: Counter[str] = Counter()
         for name in READS:
             patch.setattr(Tensor, name, self._counted(name, getattr(Tensor, name)))
@@ -167,8 +167,10 @@ def reads_per_step(train: Train) -> dict[str, float]:
 
 
 def _reads(train: Train, batches: list[Batch]) -> Counter[str]:
-    with pytest.MonkeyPatch.context() as patch, HostReads(patch) as reads:
-        train(batches)
+    with pytest.MonkeyPatch.context() as patch:
+        reads = HostReads(patch)
+        with reads:
+            train(batches)
     return reads.counts
 
 

@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from estimator import Estimator, EstimatorError, Trainer, handlers
-from estimator.handlers.checkpoint import best_checkpoint
+from estimator.handlers import best_checkpoint
 
 
 def small_cnn(side: int, classes: int) -> nn.Module:
@@ -67,6 +67,8 @@ def all_handlers(folder: Path, classes: list[str]) -> list[handlers.EventHandler
 
 def run(data: ImageSet, folder: Path, epochs: int) -> float:
     """Trains, writes everything to the folder, and returns the validation accuracy."""
+    # Steps as small as these gain little from more threads, and lose much on a busy machine.
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     est = Estimator(
         small_cnn(data.side, len(data.classes)),

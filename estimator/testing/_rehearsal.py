@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from estimator.data import random_state_kept
-from estimator.estimator import Estimator, seed_everything
+from estimator.estimator import Estimator
+from estimator.fitting import seed_everything
 from estimator.handlers.base import Band, EventHandler
 from estimator.stats import TrainStats
 from estimator.testing._watch import PlannedError, Probe, counted_reads, random_streams
@@ -109,11 +110,11 @@ class Rehearsal:
             ],
         }
 
-    def _break(self, handler: EventHandler, moment: str, est: Estimator) -> PlannedError:
+    def _break(self, moment: str, est: Estimator, *handlers: EventHandler) -> PlannedError:
         """Trains until an exception at a moment.
 
         From `forward_end` and `validation_begin` on the net fails in its next batch; at other
-        moments another handler fails, which comes before this one.
+        moments another handler fails, which comes before these.
         """
 
         def fail(*_: Any) -> None:
@@ -126,30 +127,27 @@ class Rehearsal:
         in_net = moment in ("forward_end", "validation_begin")
         probe = Probe(moment, fail_later if in_net else fail, band=Band.PREPARE)
         try:
-            self._run(probe, handler, est=est)
+            self._run(probe, *handlers, est=est)
         except PlannedError as error:
             return error
         finally:
             for hook in hooks:
                 hook.remove()
-        raise AssertionError(f"{handler!r}: the run must come as far as {moment}; it ended before")
+        raise AssertionError(f"{handlers}: the run must come as far as {moment}; it ended before")
 
-    def _end(self, handler: EventHandler, moment: str | None, est: Estimator) -> None:
+    def _end(self, moment: str | None, est: Estimator, *handlers: EventHandler) -> None:
         """Trains to the end, or until an exception at a moment."""
         if moment is None:
-            self._run(handler, est=est)
+            self._run(*handlers, est=est)
         else:
-            self._break(handler, moment, est)
+            self._break(moment, est, *handlers)
 
     def _reads(self, *handlers: EventHandler) -> dict[str, Counter[str]]:
         """What the host reads of tensors in a stretch of batches, by the event that ends these."""
         marks: dict[str, list[int]] = {"batch_end": [], "validation_batch_end": []}
         data = self.data(4 * (WARM_UP + MEASURED))
         with counted_reads() as reads:
-            probes = [
-                Probe(event, lambda stats, at=at: at.append(len(reads)))
-                for event, at in marks.items()
-            ]
+            probes = [_marking_probe(event, at, reads) for event, at in marks.items()]
             self._run(*handlers, *probes, train=data, val=data, epochs=1)
         return {event: Counter(reads[at[WARM_UP - 1] : at[-1]]) for event, at in marks.items()}
 
@@ -160,3 +158,7 @@ def _modes(net: nn.Module) -> dict[str, bool]:
 
 def _mode_probe(event: str, seen: list[Any]) -> Probe:
     return Probe(event, lambda stats: seen.append(_modes(stats.net)))
+
+
+def _marking_probe(event: str, marks: list[int], reads: list[str]) -> Probe:
+    return Probe(event, lambda stats: marks.append(len(reads)))

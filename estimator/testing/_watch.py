@@ -135,7 +135,7 @@ def difference(got: Any, expected: Any, path: str = "") -> str:
         equal = type(got) is type(expected) and repr(got) == repr(expected)
     if not equal:
         return f"{path}: {_short(got)}, expected {_short(expected)}"
-    return next(filter(None, (difference(*pair, at) for at, *pair in pairs)), "")
+    return next(filter(None, (difference(one, other, at) for at, one, other in pairs)), "")
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

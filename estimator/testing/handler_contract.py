@@ -158,7 +158,7 @@ class HandlerContract(Rehearsal):
         """While `stats.error` is set its events raise nothing; afterwards it serves again."""
         handler = self._new(tmp_path)
         for moment, where in _BREAKS.items():
-            notes = getattr(self._break(handler, moment, self._estimator()), "__notes__", [])
+            notes = getattr(self._break(moment, self._estimator(), handler), "__notes__", [])
             rule = f"its events must not raise after an exception {where}"
             assert not notes, f"{handler!r}: {rule}. {' '.join(notes)}"
         self._run(handler)
@@ -197,19 +197,19 @@ class HandlerContract(Rehearsal):
             )
 
     def test_leaves_no_hook(self, tmp_path: Path) -> None:
-        """Modules and parameters have the hooks and attributes that they had before."""
+        """Modules and parameters have the hooks and attributes that they would have without it."""
         for moment in _ENDS:
-            handler, est = self._new(tmp_path), self._estimator()
-            before = attached(est.net)
-            self._end(handler, moment, est)
-            changed = sorted(dict(attached(est.net).items() ^ before.items()))
+            handler, est, plain = self._new(tmp_path), self._estimator(), self._estimator()
+            self._end(moment, plain)
+            self._end(moment, est, handler)
+            changed = sorted(dict(attached(est.net).items() ^ attached(plain.net).items()))
             assert not changed, f"{handler!r} changed hooks {_after(moment)}: {changed}"
 
     def test_leaves_no_open_file(self, tmp_path: Path) -> None:
         """What it opened is closed with the run."""
         for moment in _ENDS:
             handler, before = self._new(tmp_path), open_files()
-            self._end(handler, moment, self._estimator())
+            self._end(moment, self._estimator(), handler)
             left = sorted(name for _, name in open_files().items() - before.items())
             assert not left, f"{handler!r} left files open {_after(moment)}: {left}"
 
@@ -217,7 +217,7 @@ class HandlerContract(Rehearsal):
         """What it started has ended with the run."""
         for moment in _ENDS:
             handler, before = self._new(tmp_path), threading.enumerate()
-            self._end(handler, moment, self._estimator())
+            self._end(moment, self._estimator(), handler)
             left = [thread.name for thread in threading.enumerate() if thread not in before]
             assert not left, f"{handler!r} left threads running {_after(moment)}: {left}"
 
@@ -250,7 +250,7 @@ class HandlerContract(Rehearsal):
         self, tmp_path: Path, moment: str | None
     ) -> tuple[EventHandler, weakref.ref[nn.Module]]:
         handler, est = self._new(tmp_path), self._estimator()
-        self._end(handler, moment, est)
+        self._end(moment, est, handler)
         return handler, weakref.ref(est.net)
 
     def _compare(self, tmp_path: Path, part: str) -> None:
