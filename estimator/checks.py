@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,23 +22,32 @@ from estimator.run import Run
 @contextlib.contextmanager
 def _untouched(net: nn.Module) -> Iterator[None]:
     """Lets a net run with its buffers and all random streams as they were afterwards."""
-    buffers = [(buffer, buffer.detach().clone()) for buffer in net.buffers()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in net.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     with random_state_kept():
         try:
             yield
         finally:
             with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+                for module, name, buffer, value in buffers:
+                    setattr(module, name, buffer.copy_(value))  # forward may have put another there
 
 
 def initialise_lazy(run: Run, batch: Any) -> None:
     """Lets lazy modules take their shapes from a batch, before optimizers take the parameters."""
-    if any(is_lazy(p) for p in run.net.parameters()):
-        run.step.open(batch)
-        with torch.no_grad():
-            run.step.processor.forward(run.stats.inputs)
-        run.stats.clear_batch()
+    if not any(map(is_lazy, itertools.chain(run.net.parameters(), run.net.buffers()))):
+        return
+    modes = [(module, module.training) for module in run.net.modules()]
+    run.net.eval()  # statistics that are there already stay as they are
+    run.step.open(batch)
+    with torch.no_grad():
+        run.step.processor.forward(run.stats.inputs)
+    run.stats.clear_batch()
+    for module, mode in modes:
+        module.training = mode
 
 
 def check_batch(run: Run, batch: Any, *, training: bool) -> Losses:

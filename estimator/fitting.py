@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import PackedSequence
 
 from estimator.accumulation import Accumulation
 from estimator.checks import check_batch, initialise_lazy
@@ -242,11 +243,18 @@ class _Predicting(BatchProcessor):
             if all(key in batch for key in keys) and keys:
                 return self.inner.split(batch)
             return self.inner.inputs_of(batch, keys), None
-        if not isinstance(batch, (tuple, list)):
+        if not isinstance(batch, (tuple, list)) or isinstance(batch, PackedSequence):
             return batch, None
-        if len(batch) == 1 or (len(batch) == self.positional and len(batch) > 1):
-            return (batch[0] if len(batch) == 1 else tuple(batch)), None
+        if len(batch) == 1:
+            return (tuple(batch[0]) if isinstance(batch[0], list) else batch[0]), None
+        # Several inputs in the first place have their target in the second.
+        nested = any(isinstance(item, (tuple, list, Mapping)) for item in batch[:1])
+        if len(batch) == self.positional and not nested:
+            return tuple(batch), None
         return self.inner.split(batch)
+
+    def size(self, inputs: Any, targets: Any) -> int:
+        return self.inner.size(inputs, targets)
 
     def evaluate_forward(self, inputs: Any) -> Any:
         return self.inner.evaluate_forward(inputs)

@@ -199,6 +199,12 @@ class BatchProcessor:
         one_each = not isinstance(targets, torch.Tensor) or targets.shape[:1] == (samples,)
         return one_each and self.criterion.counts_samples(targets)
 
+    def sums(self, *, evaluating: bool = False) -> bool:
+        """Whether the loss is a sum over the batch, as the one given says of itself."""
+        names = ("loss", "evaluate_loss") if evaluating else ("loss",)
+        own = any(getattr(type(self), n) is not getattr(BatchProcessor, n) for n in names)
+        return not own and self.criterion is not None and self.criterion.sums
+
     def evaluate_count(self, outputs: Any, targets: Any, samples: int) -> Count:
         """`count` in validation and `evaluate`."""
         overridden = type(self).evaluate_loss is not BatchProcessor.evaluate_loss

@@ -118,10 +118,11 @@ class Run:
         assert source is not None
         began = perf_counter()
         self._iterator = iterator = source.epoch()
-        # Only a group of batches has to know its last one before it is there.
-        ahead = self.step.accumulation.size > 1 and source.batches is None
+        group = self.step.accumulation
         batch, index = next(iterator, _END), 0
         while batch is not _END:
+            # A group that this batch does not fill has to know whether it is the last.
+            ahead = source.batches is None and group.filled + 1 < group.size
             following = next(iterator, _END) if ahead else None
             stats.fetch_seconds += perf_counter() - began
             stats.batch_index, index = index, index + 1
@@ -272,7 +273,7 @@ class Run:
         elif stats.loss is not None:
             assert stats.batch_size is not None
             self.val_meter.add(
-                stats.loss, stats.losses, step.weight, stats.batch_size, is_sum=step.is_sum
+                stats.loss, stats.losses, step.weight, stats.batch_size, is_sum=step.evaluates_sum
             )
 
     def close_evaluation(self) -> None:

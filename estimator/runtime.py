@@ -50,6 +50,8 @@ def move(value: Any, device: torch.device) -> Any:
     """
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=True)
+    if hasattr(value, "to"):  # before its parts: it may be a tuple or a mapping with more to it
+        return value.to(device)
     if isinstance(value, Mapping):
         return {key: move(item, device) for key, item in value.items()}
     if isinstance(value, tuple):
@@ -59,7 +61,7 @@ def move(value: Any, device: torch.device) -> Any:
         return [move(item, device) for item in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return array_tensor(value).to(device)
-    return value.to(device) if hasattr(value, "to") else value
+    return value
 
 
 def array_tensor(array: Any) -> torch.Tensor:

@@ -32,7 +32,8 @@ class Step:
     ) -> None:
         self.stats, self.processor, self.runtime = stats, processor, runtime
         self.per_sample, self.needs_uids = "sample_losses" in needs, "uids" in needs
-        self.is_sum = processor.criterion is not None and processor.criterion.sums
+        self.is_sum = processor.sums()
+        self.evaluates_sum = processor.sums(evaluating=True)
         self.trainers: list[BoundTrainer] = []
         self.parameters: list[torch.Tensor] = []
         self.accumulation = Accumulation(1, is_sum=self.is_sum)
@@ -128,7 +129,7 @@ class Step:
         samples = stats.batch_size
         assert samples is not None
         counted = processor.evaluate_count(outputs, stats.targets, samples)
-        self.weight = samples if self.is_sum else counted
+        self.weight = samples if self.evaluates_sum else counted
 
 
 def _no_uids(batch: Any) -> DataError:

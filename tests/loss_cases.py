@@ -97,6 +97,11 @@ CASES: dict[str, tuple[Any, Make, Callable[[], nn.Module]]] = {
         classes_with_ignored,
         linear,
     ),
+    "no reduction": (
+        nn.CrossEntropyLoss(reduction="none", ignore_index=2),
+        classes_with_ignored,
+        linear,
+    ),
     "tokens": (nn.CrossEntropyLoss(), sequences, Tokens),
     "class weights": (nn.CrossEntropyLoss(weight=CLASS_WEIGHTS), classes, linear),
     "smoothing": (nn.CrossEntropyLoss(label_smoothing=0.1), classes, linear),
@@ -125,7 +130,7 @@ def loss_of(spec: Any, outputs: Any, targets: Any) -> torch.Tensor:
         total = total + weight * size(outputs["size"], targets["size"])
         return total
     result: torch.Tensor = spec(outputs, targets)
-    return result
+    return result.mean()
 
 
 def group_gradients(net: nn.Module, spec: Any, group: list[Batch]) -> list[torch.Tensor]:

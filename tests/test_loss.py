@@ -138,7 +138,7 @@ def test_a_dict_of_losses() -> None:
         criterion.per_sample(outputs, targets),
         single + 0.25 * vector_mse(outputs["size"], targets["size"]),
     )
-    assert [kind for kind, _, _ in settings_of(criterion, outputs, targets)] == [
+    assert [kind for kind, *_ in settings_of(criterion, outputs, targets)] == [
         nn.CrossEntropyLoss,
         nn.MSELoss,
     ]
@@ -159,6 +159,7 @@ def test_a_list_of_losses_pairs_by_position() -> None:
 def test_a_single_loss_has_no_parts() -> None:
     criterion = Criterion(nn.L1Loss())
     assert criterion.names == [] and len(criterion.modules()) == 1
+    assert criterion.per_sample(torch.ones(N, 2), torch.zeros(N, 2)).tolist() == [1.0] * N
     criterion.check(None, None)
     assert Criterion(own_mean).modules() == []
     result = as_losses(criterion(torch.ones(N, 1), torch.zeros(N, 1)), "the loss")
@@ -171,8 +172,8 @@ def test_a_single_loss_has_no_parts() -> None:
         (nn.MSELoss, ArgumentTypeError, r"received the class MSELoss\. Call it: MSELoss\(\)"),
         ("mse", ArgumentTypeError, "must be a callable .* received 'mse'"),
         ({"a": nn.MSELoss}, ArgumentTypeError, r"loss\['a'\]=\.\.\.\) .* class MSELoss"),
-        ({"a": (F.mse_loss, "1")}, ArgumentTypeError, "the weight of 'a' must be a number"),
-        ({"a": (F.mse_loss, 1.0, 2.0)}, ArgumentTypeError, r"Write \(callable, weight\)"),
+        ({"a": (F.mse_loss, "1")}, ArgumentTypeError, "'a' must be .* the weight a number"),
+        ({"a": (F.mse_loss, 1.0, 2.0)}, ArgumentTypeError, "'a' must be .* 1.0, 2.0"),
         ({"a": 3}, ArgumentTypeError, r"loss\['a'\]=\.\.\.\) must be a callable"),
         ({}, ArgumentError, r"must hold at least one loss; received \{\}"),
         ([], ArgumentError, r"must hold at least one loss; received \[\]"),
@@ -188,7 +189,7 @@ def test_a_wrong_loss(spec: Any, error: type[Exception], message: str) -> None:
     [
         ({"a": own_mean}, {"b": 1}, {"a": 1}, r"key of the outputs of the net; received keys"),
         ({"a": own_mean}, {"a": 1}, torch.ones(1), r"the targets; received Tensor, without \['a'"),
-        ([own_mean], [1, 2], [1], "1 losses pair .* outputs of the net; received 2 of them"),
+        ([own_mean], [1, 2], [1], "1 loss pairs .* outputs of the net; received 2 of them"),
         ([own_mean], [1], torch.ones(1), "as many targets; received Tensor"),
     ],
 )

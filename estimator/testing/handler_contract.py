@@ -119,9 +119,8 @@ class HandlerContract(Rehearsal):
         raise AssertionError(f"{handler!r}: {rule}")
 
     def test_survives_a_validation_without_batches(self, tmp_path: Path) -> None:
-        """`stats.val` may lack every value, and no validation_batch_end need come."""
+        """The loop refuses it; `stats.val` then lacks every value when validation_end comes."""
         handler = self._new(tmp_path)
-        # Whether such data is an error is for the loop to say, and not for a handler.
         with_it, without = self._error_without_batches(handler), self._error_without_batches()
         rule = "a validation without batches must end as it does without it"
         assert with_it == without, f"{handler!r}: {rule}; it ended with {with_it}"
