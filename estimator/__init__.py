@@ -10,7 +10,6 @@ except ModuleNotFoundError as error:
         "installation maps to estimator.handlers. In the checkout, run: pip install -e ."
     ) from error
 
-from estimator.data import with_uids
 from estimator.estimator import Estimator
 from estimator.handle import Handle
 from estimator.handlers.base import (
@@ -31,6 +30,7 @@ from estimator.processor import BatchProcessor
 from estimator.runtime import Runtime
 from estimator.stats import Best, TrainStats
 from estimator.trainer import BoundTrainer, Trainer
+from estimator.uids import with_uids
 
 __all__ = [
     "ArgumentError",

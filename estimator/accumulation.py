@@ -51,9 +51,12 @@ class Accumulation:
             return loss
         if self.filled == 0:
             self._first, self._total = max(samples, 1), 0
-        self._total = self._total + count
         if isinstance(count, int):
+            self._total = self._total + count
             return loss if count == self._first else loss * (count / self._first)
+        # A quotient of integers would be a float32, also for a loss in float64.
+        count = count.to(torch.promote_types(loss.dtype, torch.float32))
+        self._total = self._total + count
         return loss * (count / self._first)
 
     def full(self, is_last: bool) -> bool:
@@ -64,6 +67,9 @@ class Accumulation:
         """Turns the gathered gradients into those of the group's mean, and opens the next group."""
         if self.size > 1 and not self.is_sum:
             total = self._total / self._first
+            if isinstance(total, torch.Tensor):
+                # The gradients of a group without any item are zeros, which 0/0 would spoil.
+                total = torch.where(total > 0, total, 1)
             if isinstance(total, torch.Tensor) or total != 1.0:
                 for p in parameters:
                     if p.grad is not None:

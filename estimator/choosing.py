@@ -25,8 +25,9 @@ def chosen_handlers(attached: list[EventHandler], given: Handlers) -> list[Event
     """
     if given is None:
         given = []
-    one = isinstance(given, str) or not isinstance(given, Iterable)
-    listed: list[Any] = [given] if one else list(given)
+    listed: list[Any] = [given]
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        listed = list(given)
     chosen = [*attached, *map(as_handler, listed)]
     if not any(isinstance(handler, MetricHandler) for handler in chosen):
         chosen.insert(0, MetricHandler())

@@ -7,6 +7,7 @@ import copy
 import itertools
 import pickle
 import random
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
@@ -27,9 +28,7 @@ from torch.utils.data import (
 
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, DataError
 from estimator.loaders import as_dataset, is_stock, loader_like
-from estimator.processor import describe
 from estimator.uids import UidDataset
-from estimator.uids import with_uids as with_uids
 
 
 @contextlib.contextmanager
@@ -84,10 +83,11 @@ class Source:
         if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):
             raise ArgumentTypeError(
                 f"{argument} must be a DataLoader, an iterable of batches, a Dataset or arrays "
-                f"(x, y); received {type(data).__name__}: {describe(data)}."
+                f"(x, y); received {reprlib.repr(data)}."
             )
         self.data: Iterable[Any] = data
         self.argument = argument
+        self.takes_batch_size = dataset is not None
         self.one_shot = isinstance(data, Iterator)
         self.batches = _length(data)
         self._held: Iterator[Any] | None = None
@@ -236,7 +236,7 @@ def split_fraction(train: Any, fraction: float, seed: int | None) -> tuple[Any, 
     if not 0 < held < samples:
         raise ArgumentError(
             f"fit(val=...) as a fraction must leave samples on both sides; received {fraction!r} "
-            f"of {samples} samples. Choose a number between 0 and 1."
+            f"of {samples} samples. Choose a number between 0 and 1 that holds one or more of each."
         )
     generator = torch.Generator().manual_seed(0 if seed is None else seed)
     parts: list[Subset[Any]] = random_split(dataset, [samples - held, held], generator=generator)

@@ -149,17 +149,16 @@ class Estimator:
         options = FitOptions(
             epochs, iterations, device, validate, accumulate, batch_size, precision, seed, progress
         )
-        chosen = run_handlers(self.handlers, handlers, progress)
-        run = build_run(self, train, val, options, trainers, chosen)
-        self.train_stats, self._hooks = run.stats, run.hooks
         modes = [(module, module.training) for module in self.net.modules()]
-        self._fitting = True
         try:
-            with interruptible(run.stats):
+            chosen = run_handlers(self.handlers, handlers, progress)
+            run = build_run(self, train, val, options, trainers, chosen)
+            self.train_stats, self._hooks = run.stats, run.hooks
+            self._fitting = True
+            with interruptible(run.stats), run.going_on():
                 loop.train(run)
         finally:
             self._fitting = False
-            run.stats.capture_with(None)
             for module, mode in modes:
                 module.training = mode
         return run.stats

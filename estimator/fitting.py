@@ -84,7 +84,16 @@ def build_run(
             f"fit(validate={options.validate!r}) has no effect without validation data; received "
             "val=None.", stacklevel=3,
         )  # fmt: skip
+    _warn_of_batch_size(options.batch_size, run.train_source, run.val_source)
     run.step.accumulation = Accumulation(options.accumulate, is_sum=run.step.is_sum)
+    criterion = est.processor.criterion
+    if options.accumulate > 1 and criterion is not None and not criterion.exact_in_groups:
+        warnings.warn(
+            f"fit(accumulate={options.accumulate}) weighs each of several losses by samples; "
+            "received losses that leave targets out, weigh classes or add samples up, whose "
+            "gradient is then not exactly the group's. Combine them in one callable with a "
+            "method item_count(outputs, targets).", stacklevel=3,
+        )  # fmt: skip
     run.stats.epochs, run.stats.iterations = epochs, iterations
     run.stats.batches, run.stats.val_data = run.train_source.batches, val
     _first_batches(est, run, trainers, options)
@@ -132,6 +141,14 @@ def _device(options: FitOptions) -> torch.device:
     return device
 
 
+def _warn_of_batch_size(batch_size: int, *sources: Source | None) -> None:
+    if batch_size != 32 and not any(s.takes_batch_size for s in sources if s is not None):
+        warnings.warn(
+            f"batch_size={batch_size!r} has no effect on data that comes in batches. Leave it "
+            "out, or pass arrays or a Dataset.", stacklevel=4,
+        )  # fmt: skip
+
+
 def _check_passes(source: Source, passes: str, *, one: bool) -> None:
     if source.one_shot and not one:
         raise ArgumentError(
@@ -164,12 +181,10 @@ def _bind_trainers(est: Estimator, run: Run, trainers: Trainers, options: FitOpt
         before = list(est.trainers.values())
         est.trainers = {}
         for name, spec in named_trainers(trainers).items():
-            known = [
-                (s, b)
-                for s, b in before
-                if s is spec or s.optimizer is spec.optimizer is b.optimizer
-            ]
-            est.trainers[name] = known[0] if known else (spec, spec.bind(name, run.net))
+            known = next((b for s, b in before if s is spec), None)
+            bound_trainer = spec.bind(name, run.net) if known is None else known
+            bound_trainer.name = name
+            est.trainers[name] = (spec, bound_trainer)
     bound = {name: trainer for name, (_, trainer) in est.trainers.items()}
     left_out = check_disjoint(bound, run.net)
     if left_out:
@@ -221,6 +236,7 @@ def evaluation_run(
     if phase == "predict":
         run.step.processor = _Predicting(est.processor)
     source = Source(data, f"{phase}(data=...)", batch_size=batch_size, uids=run.step.needs_uids)
+    _warn_of_batch_size(batch_size, source)
     run.begin()
     return run, source
 

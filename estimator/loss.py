@@ -120,6 +120,14 @@ class Criterion:
         """Names of the parts, for the columns of the history."""
         return [] if self.single is not None else [name for _, name, _, _ in self.parts]
 
+    @property
+    def exact_in_groups(self) -> bool:
+        """Whether a group of batches has exactly the gradient of its mean."""
+        settings = [setting_of(function) for _, _, function, _ in self.parts]
+        return all(
+            s.reduction == "mean" and s.weight is None and s.ignore_index == -100 for s in settings
+        )
+
     def __call__(self, outputs: Any, targets: Any) -> Any:
         """The loss of a batch: what a single callable returns, else `Losses`."""
         if self.single is not None:

@@ -66,7 +66,7 @@ def counting_rule(loss: LossFunction) -> Callable[[Any, Any, int], Count]:
     if hasattr(loss, "item_count"):
         return functools.partial(_count_own, loss)
     setting = setting_of(loss)
-    if setting.kind in ELEMENTWISE:
+    if setting.kind in ELEMENTWISE or (setting.kind is not None and setting.reduction == "none"):
         return _count_elements
     if setting.kind in OVER_CLASSES:
         return functools.partial(_count_classes, loss)

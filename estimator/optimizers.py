@@ -88,7 +88,8 @@ def select_parameters(params: Any, net: nn.Module) -> list[Any]:
     if not chosen:
         raise ArgumentError(
             f"Trainer(params=...) must select at least one parameter; {params!r} selects none of "
-            f"{type(net).__name__}'s. Check requires_grad, or name another submodule."
+            f"{type(net).__name__}'s that require a gradient. Check requires_grad, or name another "
+            "submodule."
         )
     # An optimizer completes the groups that it is given, which are the Trainer's.
     return [dict(p) if isinstance(p, Mapping) else p for p in chosen]

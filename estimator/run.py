@@ -66,8 +66,16 @@ class Run:
         """Starts schedules and clocks, just before `train_begin`."""
         self.hooks.bind(self.stats)
         self._clock = self.validate.clock(self.stats)
-        self.stats.capture_with(lambda: capture(self))
         self.stats.restart_clock()
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Lets handlers take snapshots for the length of the run."""
+        self.stats.capture_with(lambda: capture(self))
+        try:
+            yield
+        finally:
+            self.stats.capture_with(None)
 
     def check_monitors(self) -> None:
         """Checks the values that schedulers follow."""
@@ -81,11 +89,11 @@ class Run:
         assert source is not None
         if stats.stopped is not None or self.target_reached():
             return False
-        if source.one_shot and stats.batch_index is not None:
+        if source.one_shot and stats.samples:
             warnings.warn(
                 f"{source.argument} ended after {stats.step} of {stats.iterations} iterations: an "
                 "iterator can be gone through once. Pass something that can be iterated again.",
-                stacklevel=2,
+                stacklevel=5,
             )
             return False
         return True
@@ -191,6 +199,7 @@ class Run:
             complete = next(self._iterator, _END) is _END
         self._read_train()
         self._iterator = iter(())
+        self.stats.clear_batch()
         self.stats.epoch += complete
         return complete
 

@@ -28,7 +28,9 @@ def find_device(device: str | int | torch.device | None) -> torch.device:
         return torch.device("cpu") if accelerator is None else accelerator
     try:
         found = torch.device(device)
-        torch.empty(0, device=found).fill_(0).sum().item()
+        torch.empty(0, device=found)
+        if found.type == "meta":
+            raise RuntimeError("the meta device holds no values")
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         there = ["cpu"]
@@ -140,7 +142,7 @@ class Runtime:
     def unscale(self, trainers: Iterable[BoundTrainer]) -> None:
         """Takes the scale out of the gradients, before anyone looks at them."""
         if self.scaler is not None:
-            for trainer in trainers:
+            for trainer in _with_gradients(trainers):
                 self.scaler.unscale_(trainer.optimizer)
 
     def step(self, trainers: Sequence[BoundTrainer]) -> bool:
@@ -153,8 +155,11 @@ class Runtime:
             for trainer in trainers:
                 trainer.optimizer.step()
             return True
+        used = _with_gradients(trainers)
+        if not used:
+            return True
         before = self.scaler.get_scale()
-        for trainer in trainers:
+        for trainer in used:
             self.scaler.step(trainer.optimizer)
         self.scaler.update()
         return self.scaler.get_scale() >= before
@@ -176,3 +181,8 @@ class Runtime:
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         stacked = torch.stack([v.detach().to(self.device, dtype) for v in values.values()])
         return dict(zip(values, stacked.tolist(), strict=True))
+
+
+def _with_gradients(trainers: Iterable[BoundTrainer]) -> list[BoundTrainer]:
+    """Those that a scaler can serve: it refuses to step where it saw no gradient."""
+    return [t for t in trainers if any(p.grad is not None for p in t.params)]

@@ -75,7 +75,7 @@ def read_weights(net: nn.Module, path: str | os.PathLike[str]) -> None:
     except Exception as error:  # a safe unpickler stumbles over other files in any way
         raise DataError(
             f"load_weights(path=...) must be a file that save() or a CheckpointHandler wrote; "
-            f"{str(path)!r} cannot be read as one: {error}"
+            f"{str(path)!r} cannot be read as one: {error!r}"
         ) from error
     if isinstance(state, dict) and {"version", "net"} <= set(state):
         state = {**state["net"], **state.get("validated", {})}

@@ -95,6 +95,11 @@ PLACE: dict[str, Case] = {
         ArgumentError,
         "device must be one that this machine has | received 'cuda:99' | There are: cpu",
     ),
+    "a device without values": (
+        lambda: fit(device="meta"),
+        ArgumentError,
+        "device must be one that this machine has | received 'meta' | There are: cpu",
+    ),
     "no device of torch": (
         lambda: fit(device="cpuu"),
         ArgumentError,

@@ -108,7 +108,7 @@ DATA: dict[str, Case] = {
     "a name": (
         lambda: fit(val="mnist"),
         ArgumentTypeError,
-        "fit(val=...) must be a DataLoader, an iterable of batches, a Dataset | received str",
+        "fit(val=...) must be a DataLoader, an iterable of batches, a Dataset | received 'mnist'",
     ),
     "lengths": (
         lambda: fit((X, Y[:5])),
@@ -279,3 +279,19 @@ def test_an_evaluation_without_batches_is_refused(phase: str) -> None:
     }
     with pytest.raises(DataError, match=r"must yield at least one batch an epoch; it yielded none"):
         calls[phase]()
+
+
+def test_a_batch_size_without_effect_is_told() -> None:
+    with pytest.warns(
+        UserWarning, match=r"batch_size=64 has no effect on data that comes in batch"
+    ):
+        fit([(X, Y)], batch_size=64)
+
+
+def test_losses_that_are_inexact_in_groups_are_told() -> None:
+    losses = {"a": nn.CrossEntropyLoss(ignore_index=0), "b": nn.CrossEntropyLoss()}
+    net = TwoOutputs("a", "b")
+    with pytest.warns(
+        UserWarning, match=r"accumulate=2\) weighs each of several losses by samples"
+    ):
+        fit([(X, {"a": Y, "b": Y})] * 2, by=est(net, losses), accumulate=2)

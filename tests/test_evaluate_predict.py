@@ -17,6 +17,9 @@ from estimator import ArgumentError, DataError, Estimator, TrainStats, with_uids
 from estimator.handlers import EventHandler
 
 # Of errors from 0 to 9: their mean, and that of their squares.
+# The same sizes are asked of all forms, also of those that come in batches.
+pytestmark = pytest.mark.filterwarnings("ignore:batch_size=.* has no effect")
+
 RESULTS = pytest.approx({"loss": 28.5, "mae": 4.5}, rel=1e-6)
 FORMS: list[Callable[[int], Any]] = [
     lambda size: DataLoader(Pairs(10), size),
@@ -298,7 +301,7 @@ def test_there_must_be_data(call: str) -> None:
     est = Estimator(line(), nn.MSELoss())
     for data, message in (
         (None, "needs data"),
-        (3, "received int"),
+        (3, "received 3"),
         ((A[:0], A[:0]), "length, abo"),
     ):
         with pytest.raises((ArgumentError, TypeError), match=rf"{call}\(data=\.\.\.\).*{message}"):

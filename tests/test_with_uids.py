@@ -24,6 +24,9 @@ from torch.utils.data import (
 
 from estimator import ArgumentError, ArgumentTypeError, DataError, with_uids
 
+# The same sizes are asked of all forms, also of those that come in batches.
+pytestmark = pytest.mark.filterwarnings("ignore:batch_size=.* has no effect")
+
 NAMES = list("abcdefghij")
 
 
