@@ -55,7 +55,9 @@ def test_a_snapshot_makes_a_round_trip_as_plain_values(tmp_path: Path, precision
     assert all(torch.equal(value, state["net"][key]) for key, value in net.state_dict().items())
     bound = trainer.bind("all", new_net())
     bound.load_state_dict(state["trainers"]["all"])
-    assert bound.lrs == [0.025]
+    trained = stats.trainers["all"].optimizer.param_groups[0]["lr"]
+    # fp16 leaves out steps that overflow, and a schedule waits for the first step.
+    assert bound.lrs == [trained] and (trained == 0.025 or precision == "fp16")
     theirs = stats.trainers["all"].optimizer.state_dict()["state"]
     for index, value in bound.optimizer.state_dict()["state"].items():
         assert torch.equal(value["exp_avg"], theirs[index]["exp_avg"])
