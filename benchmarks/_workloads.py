@@ -45,10 +45,10 @@ class Workload:
 
     def loaders(self, *, uids: bool = False) -> tuple[DataLoader[Any], DataLoader[Any]]:
         """Training and validation data, in the same order each time."""
-        train, val = (with_uids(d) if uids else d for d in (self.train, self.val))
         generator = torch.Generator().manual_seed(0)
-        shuffled = DataLoader(train, self.batch_size, shuffle=True, generator=generator)
-        return shuffled, DataLoader(val, self.batch_size)
+        train = DataLoader(self.train, self.batch_size, shuffle=True, generator=generator)
+        val = DataLoader(self.val, self.batch_size)
+        return (with_uids(train), with_uids(val)) if uids else (train, val)
 
 
 def linear(steps: int | None) -> Workload:
