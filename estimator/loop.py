@@ -18,7 +18,6 @@ def train(run: Run) -> None:
     hooks = run.hooks
     try:
         hooks.begin("train_begin")
-        run.check_monitors()
         while run.wants_more():
             train_epoch(run)
     except BaseException as error:
@@ -48,7 +47,7 @@ def train_epoch(run: Run) -> None:
             evaluate(run, run.validation_data(), "validation")
         run.close_epoch(complete)
     except BaseException as error:
-        run.cut_epoch()
+        run.cut_epoch(error)
         hooks.fail(error, "epoch_end")
         raise
     hooks.end(hooks.epoch_end)

@@ -63,9 +63,12 @@ class Run:
         stats.metrics = self.train_metrics
 
     def begin(self) -> None:
-        """Starts schedules and clocks, just before `train_begin`."""
+        """Starts schedules and clocks, and checks the values that schedulers follow."""
         self.hooks.bind(self.stats)
         self._clock = self.validate.clock(self.stats)
+        for trainer in self.step.trainers:
+            if trainer.monitor is not None:
+                trainer.monitor.resolve(self.stats, "Trainer")
         self.stats.restart_clock()
 
     @contextlib.contextmanager
@@ -76,12 +79,6 @@ class Run:
             yield
         finally:
             self.stats.capture_with(None)
-
-    def check_monitors(self) -> None:
-        """Checks the values that schedulers follow."""
-        for trainer in self.step.trainers:
-            if trainer.monitor is not None:
-                trainer.monitor.resolve(self.stats, "Trainer")
 
     def wants_more(self) -> bool:
         """Whether another epoch is to begin."""
@@ -116,6 +113,7 @@ class Run:
     def open_epoch(self) -> None:
         """Forgets the sums of the last epoch."""
         self.hooks.change_shift()
+        self.step.serve(self.hooks.needs)
         self.meter.reset()
         self.step.accumulation.filled = 0
         self.stats.train = {}
@@ -219,19 +217,22 @@ class Run:
 
     def close_epoch(self, complete: bool) -> None:
         """Advances schedulers that count epochs and writes the row."""
-        for trainer in self.step.trainers:
+        for trainer in self.step.trainers if complete else ():
             trainer.after_value("epoch_end", self.stats)
-            if complete:
-                trainer.after_epoch()
+            trainer.after_epoch()
         self.add_row(complete=complete)
 
-    def cut_epoch(self) -> None:
-        """Writes the row of an epoch that an exception ends; its own errors must not hide that."""
+    def cut_epoch(self, error: BaseException) -> None:
+        """Writes the row of an epoch that an exception ends."""
         rows = self.stats.history.rows
-        counted = self.meter.means()
-        if counted and not (rows and rows[-1]["step"] == self.stats.step):
-            self.stats.train = self.runtime.host(counted)
-            self.add_row(complete=False)
+        try:
+            counted = self.meter.means()
+            if counted and not (rows and rows[-1]["step"] == self.stats.step):
+                self.stats.train = self.runtime.host(counted)
+                self.add_row(complete=False)
+        except Exception as second:
+            # A device that has failed cannot be read, and the first exception is the one to see.
+            error.add_note(f"The results of the epoch could not be read: {second!r}")
 
     def add_row(self, *, complete: bool) -> None:
         """Adds the present results to the history; a row of the same step is completed."""

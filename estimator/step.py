@@ -31,7 +31,7 @@ class Step:
         self, stats: TrainStats, processor: BatchProcessor, *, runtime: Runtime, needs: set[str]
     ) -> None:
         self.stats, self.processor, self.runtime = stats, processor, runtime
-        self.per_sample, self.needs_uids = "sample_losses" in needs, "uids" in needs
+        self.serve(needs)
         self.is_sum = processor.sums()
         self.evaluates_sum = processor.sums(evaluating=True)
         self.trainers: list[BoundTrainer] = []
@@ -41,6 +41,10 @@ class Step:
         """Whether each batch counts its samples, so that nothing has to be counted."""
         self.weight: Count = 0
         """What this batch counts in a mean loss."""
+
+    def serve(self, needs: set[str]) -> None:
+        """Takes over what the present handlers want computed."""
+        self.per_sample, self.needs_uids = "sample_losses" in needs, "uids" in needs
 
     def open(self, batch: Any) -> None:
         """Brings a batch to the device and fills the batch fields."""

@@ -144,3 +144,19 @@ def test_plan_shows_who_runs_where() -> None:
     assert "MetricHandler, " in lines["batch_end"] and "every(steps=100)" in lines["batch_end"]
     assert lines["forward_end"].split() == ["forward_end"]
     assert [line.split()[0] for line in est.plan().splitlines() if "·" not in line] == list(EVENTS)
+
+
+def test_a_handler_that_joins_gets_what_it_needs() -> None:
+    class Needy(EventHandler):
+        needs = frozenset({"sample_losses"})
+        shapes: list[Any] = []
+
+        def batch_end(self, stats: TrainStats) -> None:
+            assert stats.sample_losses is not None
+            self.shapes.append(tuple(stats.sample_losses.shape))
+
+    est = Estimator(nn.Linear(3, 1), nn.MSELoss())
+    needy = Needy()
+    first = Collect("batch_end", lambda s: est.add(needy) if s.step == 1 else None)
+    est.fit(BATCHES, epochs=2, trainers="sgd", handlers=first, device="cpu", progress=False)
+    assert needy.shapes == [(2,)] * 3

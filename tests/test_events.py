@@ -14,6 +14,7 @@ from torch import nn
 
 from estimator import TrainStats
 from estimator.handlers import EVENTS, Band, every
+from estimator.meter import LossMeter
 
 LEVELS = ("train", "epoch", "batch", "validation")
 
@@ -232,3 +233,19 @@ def test_the_row_of_a_validation_is_there_when_it_ends_and_takes_what_handlers_a
     _, stats = run(Collect("validation_end", look), validate=every(2), epochs=1)
     assert rows[0] == (2, 1, 2)
     assert stats["val_extra"] == [1.5, 1.5]
+
+
+def test_a_device_that_cannot_be_read_does_not_hide_the_first_exception(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unreadable(self: LossMeter) -> Any:
+        raise RuntimeError("the device is gone")
+
+    def fail(stats: TrainStats) -> None:
+        monkeypatch.setattr(LossMeter, "means", unreadable)
+        raise ValueError("first")
+
+    trace, error = run(At("forward_end", fail, 2))
+    assert isinstance(error, ValueError)
+    assert any("the device is gone" in note for note in error.__notes__)
+    assert trace.events[-2:] == ["epoch_end", "train_end"]

@@ -56,8 +56,8 @@ def test_a_change_in_place_does_not_reach_the_layer_before(tmp_path: Path) -> No
     fit(ActivationStatsHandler(tmp_path, every=every(1)))
     found = table(tmp_path / "activations.csv")
     before, behind = found[1, "norm"], found[1, "relu"]
-    assert before["min"] < 0 == behind["min"]  # type: ignore[operator]
-    assert before["zeros"] == 0 < behind["zeros"]  # type: ignore[operator]
+    assert before["min"] < 0 == behind["min"]  # type: ignore[operator]  # rows are strings or numbers
+    assert before["zeros"] == 0 < behind["zeros"]  # type: ignore[operator]  # rows are strings or numbers
 
 
 class Outputs(nn.Module):

@@ -203,7 +203,7 @@ class Rates:
 def by_hand(*, epoch: int = 0) -> TrainStats:
     stats = TrainStats(nn.Linear(1, 1), torch.device("cpu"))
     stats.epoch, stats.step = epoch, 5 * epoch
-    stats.trainers = {"trainer": Rates(0.1)}  # type: ignore[dict-item]
+    stats.trainers = {"trainer": Rates(0.1)}  # type: ignore[dict-item]  # a stand-in
     return stats
 
 
@@ -259,7 +259,7 @@ def test_train_end_without_train_begin_writes_nothing(tmp_path: Path) -> None:
 
 def test_wrong_arguments(tmp_path: Path) -> None:
     with pytest.raises(ArgumentTypeError, match=r"LRRecorderHandler\(every=...\).*received 10"):
-        LRRecorderHandler(tmp_path, every=10)  # type: ignore[arg-type]
+        LRRecorderHandler(tmp_path, every=10)  # type: ignore[arg-type]  # the wrong type is what is tested
     (tmp_path / "file").write_text("")
     with pytest.raises(FolderError, match=r"LRRecorderHandler\(folder=...\)"):
         fit(LRRecorderHandler(tmp_path / "file"))

@@ -283,7 +283,7 @@ def test_devices_are_looked_for() -> None:
     assert find_device(None).type in {"cpu", "cuda", "mps", "xpu"}
     for wrong in ("cpuu", "nowhere:3", 3.5):
         with pytest.raises(ArgumentError, match="device must be one that this machine has"):
-            find_device(wrong)  # type: ignore[arg-type]
+            find_device(wrong)  # type: ignore[arg-type]  # the wrong type is what is tested
 
 
 def test_nested_batches_are_moved_and_detached() -> None:

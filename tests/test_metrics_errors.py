@@ -94,13 +94,13 @@ def test_f1_holds_on_to_the_number_of_classes() -> None:
 
 def test_settings_are_checked() -> None:
     with pytest.raises(ArgumentTypeError, match=r"TopKAccuracy: k must be an int, received 2\.0"):
-        TopKAccuracy(2.0)  # type: ignore[arg-type]
+        TopKAccuracy(2.0)  # type: ignore[arg-type]  # the wrong type is what is tested
     with pytest.raises(ArgumentTypeError, match="k must be an int, received True"):
         TopKAccuracy(True)
     with pytest.raises(ArgumentError, match="k must be at least 1, received 0"):
         TopKAccuracy(0)
     with pytest.raises(ArgumentError, match="average is unknown: 'makro'. Did you mean 'macro'"):
-        F1("makro")  # type: ignore[arg-type]
+        F1("makro")  # type: ignore[arg-type]  # the wrong type is what is tested
     with pytest.raises(ArgumentError, match="num_classes must be at least 2, received 1"):
         F1(num_classes=1)
     with pytest.raises(ArgumentError, match="class_dim must be 1 .* received 2"):

@@ -96,7 +96,7 @@ def test_names_must_differ_and_leave_the_loss_alone() -> None:
         with pytest.raises(
             ArgumentError, match=r"two metrics are called '(a_)?mae', .* MAE\(..., na"
         ):
-            MetricSet(spec)  # type: ignore[arg-type]
+            MetricSet(spec)  # type: ignore[arg-type]  # the wrong type is what is tested
     with pytest.raises(ArgumentError, match=r"'loss' is the name of .* FunctionMetric\(..., name="):
         MetricSet(FunctionMetric(len_of_batch, "loss"))
     assert MetricSet({"a": ["mae"], "b": ["mae"]}).names == ("a_mae", "b_mae")
@@ -108,7 +108,7 @@ def test_forms_that_are_no_metrics_are_refused() -> None:
         with pytest.raises(ArgumentTypeError, match="a metric must be a name, .* received"):
             MetricSet(spec)
     with pytest.raises(ArgumentTypeError, match="names of outputs to metrics, received the key 0"):
-        MetricSet({0: "mae"})  # type: ignore[dict-item]
+        MetricSet({0: "mae"})  # type: ignore[dict-item]  # a stand-in
     with pytest.raises(ArgumentTypeError, match=r"received the class MAE. Call it: MAE\(\)"):
         MetricSet([MAE])
 

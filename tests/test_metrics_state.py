@@ -260,4 +260,4 @@ def test_integer_counts_do_not_round() -> None:
 
 def test_a_metric_says_what_it_needs() -> None:
     with pytest.raises(TypeError, match="abstract"):
-        Metric()  # type: ignore[abstract]
+        Metric()  # type: ignore[abstract]  # the wrong use is what is tested

@@ -161,7 +161,7 @@ class Silent(nn.Linear):
     """A net whose forward says nothing of its parameters, as a traced one."""
 
     @property
-    def forward(self) -> Any:  # type: ignore[override]
+    def forward(self) -> Any:  # type: ignore[override]  # a net of another shape
         return Unreadable(super().forward)
 
 
