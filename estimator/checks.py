@@ -103,9 +103,6 @@ def _check(run: Run, training: bool) -> Losses:
             for known in settings_of(processor.criterion, outputs, stats.targets):
                 _check_targets(*known)
         losses = as_losses(loss(outputs, stats.targets), "the loss")
-    if training and run.step.accumulation.size == 1:
-        assert stats.batch_size is not None
-        run.step.counts_samples = processor.counts_samples(stats.targets, stats.batch_size)
     if training and not losses.total.requires_grad:
         raise DataError(
             "the loss must depend on the net's parameters; received one without a gradient. "

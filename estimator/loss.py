@@ -16,7 +16,6 @@ from estimator.loss_kinds import (
     OVER_CLASSES,
     Count,
     LossFunction,
-    count_samples,
     counting_rule,
     per_sample,
     setting_of,
@@ -147,19 +146,10 @@ class Criterion:
             return samples
         return self._count(outputs, targets, samples)
 
-    def counts_samples(self, targets: Any) -> bool:
-        """Whether a batch of targets like these counts its samples, with none to leave out.
-
-        One class index a sample, with the loss's own default for ignored targets, is taken to
-        be that: a label of -100 is then a mark of sequences, which have more dimensions.
-        """
-        if self.single is None:
-            return True
-        if self._count is count_samples:
-            return True
-        kind, _, ignore_index, weight = setting_of(self.single)
-        plain = kind in OVER_CLASSES and ignore_index == -100 and weight is None
-        return plain and isinstance(targets, torch.Tensor) and targets.ndim == 1
+    @property
+    def averages_classes(self) -> bool:
+        """Whether the loss is one of torch's means over class indices."""
+        return self.single is not None and setting_of(self.single).kind in OVER_CLASSES
 
     def per_sample(self, outputs: Any, targets: Any) -> torch.Tensor:
         """The loss of each sample, shape (N,)."""

@@ -28,6 +28,10 @@ OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, F.cross_entropy, F.nll_loss)
 """Losses whose mean is over the targets that are not ignored, weighted by class."""
 
 
+_MEAN = 1
+"""How autograd names the reduction "mean"."""
+
+
 class Setting(NamedTuple):
     """What is known of a loss function: its kind and the arguments that change its mean."""
 
@@ -96,6 +100,22 @@ def _count_classes(loss: LossFunction, outputs: Any, targets: Any, samples: int)
         return kept.sum()
     weights: torch.Tensor = setting.weight[targets.where(kept, 0)]
     return weights.mul(kept).sum()
+
+
+def items_in_graph(loss: torch.Tensor) -> torch.Tensor | None:
+    """How many items, weighted by class, a mean over class indices has averaged.
+
+    Its graph remembers what it divided by, which costs no operation on the targets. Where it does
+    not (label smoothing, class probabilities, a narrow type), None says to count.
+
+    Args:
+        loss: Before its backward, which frees the graph.
+    """
+    node = loss.grad_fn
+    items: torch.Tensor | None = getattr(node, "_saved_total_weight", None)
+    if items is None or getattr(node, "_saved_reduction", None) != _MEAN:
+        return None
+    return items if items.dtype in (torch.float32, torch.float64) else None
 
 
 def per_sample(loss: LossFunction, outputs: Any, targets: Any) -> torch.Tensor:

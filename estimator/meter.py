@@ -6,6 +6,8 @@ import torch
 
 from estimator.loss_kinds import Count
 
+_WAITING = 64
+
 
 class LossMeter:
     """The mean of a loss and of its parts over batches, weighted by what each batch counts.
@@ -14,7 +16,7 @@ class LossMeter:
         device: Where the sums are kept, in float64 where the device has it.
     """
 
-    __slots__ = ("_parts", "_samples", "_total", "_weight", "device", "dtype")
+    __slots__ = ("_parts", "_samples", "_total", "_waiting", "_weight", "device", "dtype")
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -27,6 +29,7 @@ class LossMeter:
         self._weight: Count = 0
         self._samples = 0
         self._parts: dict[str, torch.Tensor] = {}
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def add(
         self, loss: torch.Tensor, parts: dict[str, torch.Tensor], weight: Count, samples: int,
@@ -41,22 +44,35 @@ class LossMeter:
             samples: Samples of the batch, which weigh the parts.
             is_sum: Whether the loss is a sum over the batch and not a mean.
         """
-        if isinstance(weight, torch.Tensor):
-            # A batch without items has a mean of 0/0, which must not spoil the others.
-            weighted = torch.where(weight > 0, loss * weight, 0)
-            self._total.add_(loss if is_sum else weighted)
+        if is_sum or isinstance(weight, int):
+            self._total.add_(loss, alpha=1 if is_sum else int(weight))
+            self._weight = self._weight + weight
         else:
-            self._total.add_(loss, alpha=1 if is_sum else weight)
-        self._weight = self._weight + weight
+            self._waiting.append((loss, weight))
+            if len(self._waiting) == _WAITING:
+                self._fold()
         self._samples += samples
         for name, part in parts.items() if parts else ():
             if name not in self._parts:
                 self._parts[name] = torch.zeros_like(self._total)
             self._parts[name].add_(part, alpha=samples)
 
+    def _fold(self) -> None:
+        """Adds up what waits, in a few operations for many batches."""
+        if self._waiting:
+            losses, weights = (
+                torch.stack([t.to(self.device, self.dtype) for t in column])
+                for column in zip(*self._waiting, strict=True)
+            )
+            # A batch without items has a mean of 0/0, which must not spoil the others.
+            self._total.add_(torch.where(weights > 0, losses * weights, 0).sum())
+            self._weight = self._weight + weights.sum()
+            self._waiting.clear()
+
     def means(self) -> dict[str, torch.Tensor]:
         """The mean loss, then its parts, as 0-d tensors; empty before the first batch."""
         if not self._samples:
             return {}
+        self._fold()
         parts = {name: total / self._samples for name, total in self._parts.items()}
         return {"loss": self._total / self._weight, **parts}

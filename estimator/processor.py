@@ -190,14 +190,12 @@ class BatchProcessor:
             return samples
         return self.criterion.count(outputs, targets, samples)
 
-    def counts_samples(self, targets: Any, samples: int) -> bool:
-        """Whether `count` is the number of samples for all batches with targets like these."""
-        if type(self).count is not BatchProcessor.count:
-            return False
-        if self.criterion is None or type(self).loss is not BatchProcessor.loss:
-            return True
-        one_each = not isinstance(targets, torch.Tensor) or targets.shape[:1] == (samples,)
-        return one_each and self.criterion.counts_samples(targets)
+    @property
+    def averages_classes(self) -> bool:
+        """Whether `loss` and `count` are those of one of torch's means over class indices."""
+        base = BatchProcessor
+        plain = type(self).loss is base.loss and type(self).count is base.count
+        return plain and self.criterion is not None and self.criterion.averages_classes
 
     def sums(self, *, evaluating: bool = False) -> bool:
         """Whether the loss is a sum over the batch, as the one given says of itself."""

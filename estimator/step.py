@@ -10,7 +10,7 @@ import torch
 from estimator.accumulation import Accumulation
 from estimator.handlers.base import DataError
 from estimator.loss import as_losses
-from estimator.loss_kinds import Count
+from estimator.loss_kinds import Count, items_in_graph
 from estimator.processor import UID, BatchProcessor, UidSample, describe
 from estimator.runtime import Runtime, detach
 from estimator.stats import TrainStats
@@ -33,12 +33,11 @@ class Step:
         self.stats, self.processor, self.runtime = stats, processor, runtime
         self.serve(needs)
         self.is_sum = processor.sums()
+        self.averages_classes = processor.averages_classes
         self.evaluates_sum = processor.sums(evaluating=True)
         self.trainers: list[BoundTrainer] = []
         self.parameters: list[torch.Tensor] = []
         self.accumulation = Accumulation(1, is_sum=self.is_sum)
-        self.counts_samples = False
-        """Whether each batch counts its samples, so that nothing has to be counted."""
         self.weight: Count = 0
         """What this batch counts in a mean loss."""
 
@@ -96,14 +95,12 @@ class Step:
         samples = stats.batch_size
         assert samples is not None
         outputs = stats.outputs = detach(stats.outputs)
-        if self.counts_samples:
-            self.weight = samples
-        else:
-            self.weight = self.processor.count(outputs, stats.targets, samples)
-        self.runtime.backward(loss if group.size == 1 else group.weigh(loss, self.weight, samples))
+        items = items_in_graph(loss) if self.averages_classes else None
+        if items is None:
+            items = self.processor.count(outputs, stats.targets, samples)
+        self.weight = samples if self.is_sum else items
+        self.runtime.backward(loss if group.size == 1 else group.weigh(loss, items, samples))
         group.filled += 1
-        if self.is_sum:
-            self.weight = samples
         stats.stepped = False
 
     def finish_gradients(self) -> None:

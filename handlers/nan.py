@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from estimator.stats import TrainStats
 
 EVERY_100_STEPS = Every(steps=100)
-_NEVER = torch.iinfo(torch.int64).max
+_WAITING = 64
 
 
 class NaNHandler(EventHandler):
@@ -66,25 +66,21 @@ class NaNHandler(EventHandler):
         self.action = action
         self.every = check_every(every, "NaNHandler(every=...)")
         self._clock: Clock | None = None
-        self._first: dict[tuple[str, ...], torch.Tensor] = {}
+        self._waiting: list[tuple[int, torch.Tensor, dict[str, torch.Tensor]]] = []
+        self._looks: list[tuple[str, list[int], torch.Tensor]] = []
 
     def train_begin(self, stats: TrainStats) -> None:
         """Starts the schedule."""
         self._clock = self.every.clock(stats)
 
     def batch_end(self, stats: TrainStats) -> None:
-        """Checks the loss on the device, and reads the finding where the schedule is due."""
+        """Keeps the losses, and reads the finding where the schedule is due."""
         if stats.error is not None or stats.loss is None or self._clock is None:
             return
-        names = ("loss", *stats.losses)
-        losses = torch.stack([stats.loss, *stats.losses.values()])
-        # The parts may change from step to step, as where two nets take turns.
-        first = self._first.get(names)
-        if first is None:
-            first = torch.full(losses.shape, _NEVER, device=losses.device)
         # A batch inside an accumulation group belongs to the step that its group will make.
-        step = stats.step + (not stats.stepped)
-        self._first[names] = torch.where(losses.isfinite(), first, first.clamp(max=step))
+        self._waiting.append((stats.step + (not stats.stepped), stats.loss, stats.losses))
+        if len(self._waiting) == _WAITING:
+            self._look()
         if self._clock.due(stats):
             self._read(stats)
 
@@ -100,15 +96,34 @@ class NaNHandler(EventHandler):
 
     def train_end(self, stats: TrainStats) -> None:
         """Lets the device memory go."""
-        self._first = {}
+        self._waiting, self._looks = [], []
         self._clock = None
 
+    def _look(self) -> None:
+        """Finds on the device, for many batches at once, which is the first bad one."""
+        columns: dict[str, tuple[list[int], list[torch.Tensor]]] = {}
+        for step, loss, parts in self._waiting:
+            for name, value in {"loss": loss, **parts}.items():
+                steps, values = columns.setdefault(name, ([], []))
+                steps.append(step)
+                values.append(value)
+        for name, (steps, values) in columns.items():
+            finite = torch.stack(values).isfinite()
+            place = torch.arange(len(steps), device=finite.device)
+            first = torch.where(finite, len(steps), place).amin()
+            self._looks.append((name, steps, first))
+        self._waiting.clear()
+
     def _read(self, stats: TrainStats) -> None:
+        self._look()
+        looks, self._looks = self._looks, []
+        if not looks:
+            return
+        places = torch.stack([first for _, _, first in looks]).tolist()
         found = [
-            (step, name)
-            for names, first in self._first.items()
-            for name, step in zip(names, first.tolist(), strict=True)
-            if step != _NEVER
+            (steps[place], name)
+            for (name, steps, _), place in zip(looks, places, strict=True)
+            if place < len(steps)
         ]
         if not found:
             return

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from estimator import BatchProcessor, Estimator
+from estimator import BatchProcessor, Estimator, Trainer
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, DataError
 from estimator.loss import Criterion, Losses, as_losses, settings_of
-from estimator.loss_kinds import OVER_CLASSES, counting_rule, per_sample
+from estimator.loss_kinds import OVER_CLASSES, counting_rule, items_in_graph, per_sample
 from estimator.meter import LossMeter
 from estimator.runtime import detach, find_device, move
 
@@ -268,14 +268,49 @@ def test_a_meter_counts_batches_by_weight() -> None:
     assert meter.means() == {"loss": 2.0}
 
 
-def test_which_batches_count_their_samples() -> None:
-    classes, tokens = torch.zeros(N).long(), torch.zeros(N, 5).long()
-    assert Criterion({"a": nn.MSELoss()}).counts_samples({"a": classes})
-    assert Criterion(own_mean).counts_samples(tokens)
-    plain = Criterion(nn.CrossEntropyLoss())
-    assert plain.counts_samples(classes) and not plain.counts_samples(tokens)
-    assert not Criterion(nn.CrossEntropyLoss(ignore_index=1)).counts_samples(classes)
-    assert not Criterion(nn.CrossEntropyLoss(weight=torch.ones(3))).counts_samples(classes)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss(ignore_index=1),
+        nn.CrossEntropyLoss(weight=torch.tensor([0.5, 2.0, 1.0])),
+        nn.NLLLoss(),
+        F.cross_entropy,
+    ],
+)
+def test_a_graph_remembers_how_many_items_were_averaged(loss: Any) -> None:
+    outputs = torch.randn(6, 3, 4, requires_grad=True)
+    targets = torch.randint(3, (6, 4))
+    targets[0] = -100 if getattr(loss, "ignore_index", -100) == -100 else 1
+    counted = counting_rule(loss)(outputs, targets, 6)
+    items = items_in_graph(loss(outputs, targets))
+    assert items is not None and float(items) == pytest.approx(float(counted))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        nn.CrossEntropyLoss(reduction="sum"),
+        nn.MSELoss(),
+    ],
+)
+def test_other_graphs_remember_nothing(loss: Any) -> None:
+    outputs = torch.randn(6, 3, requires_grad=True)
+    targets = torch.zeros(6, 3) if isinstance(loss, nn.MSELoss) else torch.zeros(6).long()
+    assert items_in_graph(loss(outputs, targets)) is None
+
+
+def test_the_training_loss_leaves_ignored_samples_out() -> None:
+    x, y = torch.randn(12, 4), torch.randint(3, (12,))
+    y[:4] = -100  # a whole batch
+    y[5] = -100
+    est = Estimator(nn.Linear(4, 3), nn.CrossEntropyLoss())
+    with torch.no_grad():
+        exact = F.cross_entropy(est.net(x), y).item()
+    data = list(zip(x.split(4), y.split(4), strict=True))
+    stats = est.fit(data, epochs=1, trainers=Trainer("sgd", lr=0.0), device="cpu", progress=False)
+    assert stats["train_loss"][0] == pytest.approx(exact, rel=1e-6)
 
 
 def test_devices_are_looked_for() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, DataError, nearest
-from estimator.metrics.adapt import Spec, make_metric
+from estimator.metrics.adapt import FunctionMetric, Spec, TorchMetric, make_metric
 from estimator.metrics.base import Metric, require_keys, shape_of
 
 Specs: TypeAlias = Spec | Sequence[Spec]
@@ -55,6 +55,7 @@ class MetricSet:
     def __init__(self, spec: SetSpec, *, by_position: bool = False) -> None:
         self._metrics: dict[str, Metric] = {}
         self._plan: list[tuple[Metric, Key]] = []
+        self._graphless = True
         self._positions = len(spec) if by_position and isinstance(spec, (list, tuple)) else None
         for key, entry in _pairs(spec, by_position):
             self._add(make_metric(entry), key)
@@ -73,6 +74,10 @@ class MetricSet:
             )
         self._metrics[name] = metric
         self._plan.append((metric, key))
+        # Metrics of ours have no parameters, so outputs without a graph stay without one; to
+        # switch autograd off and on costs more than many a metric.
+        ours = type(metric).__module__.startswith("estimator.metrics.")
+        self._graphless &= ours and not isinstance(metric, (FunctionMetric, TorchMetric))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,14 +110,18 @@ class MetricSet:
             outputs: What the net returned.
             targets: The batch's targets, in the same structure where metrics are paired.
         """
-        if not self._plan:
-            return
-        with torch.no_grad():
-            for metric, key in self._plan:
-                if key is None:
-                    metric.update(outputs, targets)
-                else:
-                    metric.update(outputs[key], targets[key])
+        if self._graphless and isinstance(outputs, Tensor) and not outputs.requires_grad:
+            self._update(outputs, targets)
+        elif self._plan:
+            with torch.no_grad():
+                self._update(outputs, targets)
+
+    def _update(self, outputs: Any, targets: Any) -> None:
+        for metric, key in self._plan:
+            if key is None:
+                metric.update(outputs, targets)
+            else:
+                metric.update(outputs[key], targets[key])
 
     def compute(self) -> dict[str, Tensor]:
         """Returns the value of each metric by name, as 0-d tensors on their devices."""
