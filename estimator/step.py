@@ -95,9 +95,11 @@ class Step:
         samples = stats.batch_size
         assert samples is not None
         outputs = stats.outputs = detach(stats.outputs)
-        items = items_in_graph(loss) if self.averages_classes else None
-        if items is None:
+        divided_by = items_in_graph(loss) if self.averages_classes else None
+        if divided_by is None:
             items = self.processor.count(outputs, stats.targets, samples)
+        else:
+            items = divided_by
         self.weight = samples if self.is_sum else items
         self.runtime.backward(loss if group.size == 1 else group.weigh(loss, items, samples))
         group.filled += 1

@@ -187,7 +187,8 @@ def test_an_error_of_another_comes_alone() -> None:
     with pytest.raises(RuntimeError, match="on purpose") as caught:
         fit(handler, Fail(), train=data(1))
     assert not hasattr(caught.value, "__notes__")
-    assert handler._waiting == handler._looks == []
+    assert handler._waiting == []
+    assert handler._looks == []
 
 
 def test_other_evaluations_are_none_of_its_business() -> None:
