@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -75,3 +76,25 @@ class Accumulation:
                     if p.grad is not None:
                         p.grad.div_(total)
         self.filled = 0
+
+    def state_dict(self, parameters: Sequence[torch.Tensor]) -> dict[str, Any] | None:
+        """The open group with its gradients; None where there is no open group."""
+        if self.filled == 0:
+            return None
+        grads = {i: p.grad for i, p in enumerate(parameters) if p.grad is not None}
+        sums = {"filled": self.filled, "first": self._first, "total": self._total}
+        return {**sums, "gradients": grads}
+
+    def load_state_dict(
+        self, state: Mapping[str, Any] | None, parameters: Sequence[torch.Tensor]
+    ) -> None:
+        """Takes back what `state_dict` gave, for the same parameters in the same order."""
+        self.filled = 0
+        if state is None:
+            return
+        self.filled, self._first = state["filled"], state["first"]
+        gradients, total = state["gradients"], state["total"]
+        for i, p in enumerate(parameters):
+            p.grad = gradients[i].to(p.device) if i in gradients else None
+        device = parameters[0].device
+        self._total = total.to(device) if isinstance(total, torch.Tensor) else total

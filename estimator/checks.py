@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from estimator.data import random_state_kept
 from estimator.handlers.base import DataError
 from estimator.loss import Losses, as_losses, settings_of
 from estimator.loss_kinds import ELEMENTWISE, OVER_CLASSES
 from estimator.processor import BatchProcessor, describe
+from estimator.randomness import random_state_kept
 from estimator.run import Run
 
 

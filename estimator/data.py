@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
-import pickle
-import random
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import (
     DataLoader,
@@ -19,38 +15,24 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     RandomSampler,
-    Sampler,
     SequentialSampler,
-    Subset,
     SubsetRandomSampler,
-    random_split,
+    TensorDataset,
 )
 
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, DataError
-from estimator.loaders import as_dataset, is_stock, loader_like
+from estimator.loaders import Rows, as_dataset, is_stock
+from estimator.place import (
+    begin_again,
+    generators,
+    kind_of,
+    loader_state,
+    set_epoch,
+    set_generators,
+)
+from estimator.randomness import random_state_kept
+from estimator.sampler import ResumableSampler, SeededDataset, torch_seed
 from estimator.uids import UidDataset
-
-
-@contextlib.contextmanager
-def random_state_kept() -> Iterator[Callable[[], bool]]:
-    """Leaves the global random streams of Python, NumPy and torch as they were.
-
-    Yields:
-        A function that says whether anything was drawn from them on the CPU so far.
-    """
-    python, numpy, before = random.getstate(), np.random.get_state(), _random_state()
-    accelerators = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=accelerators):
-        try:
-            yield lambda: _random_state() != before
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-def _random_state() -> tuple[object, ...]:
-    numpy = pickle.dumps(np.random.get_state(legacy=False)["state"])
-    return random.getstate(), numpy, torch.get_rng_state().numpy().tobytes()
 
 
 class Source:
@@ -62,6 +44,8 @@ class Source:
         batch_size: Samples a batch, for arrays and Datasets.
         shuffle: Whether those are shuffled each epoch.
         uids: Whether a handler needs identities, which arrays and Datasets then get.
+        seed: Of the order of arrays and Datasets; None draws one where they are shuffled.
+        device: Of the run, whose random stream belongs to a place in the data.
 
     Raises:
         ArgumentError: There is no data, or arrays of different lengths.
@@ -70,7 +54,7 @@ class Source:
 
     def __init__(
         self, data: Any, argument: str, *, batch_size: int = 32, shuffle: bool = False,
-        uids: bool = False,
+        uids: bool = False, seed: int | None = None, device: torch.device | None = None,
     ) -> None:  # fmt: skip
         if data is None:
             raise ArgumentError(
@@ -79,7 +63,7 @@ class Source:
             )
         dataset = as_dataset(data, argument)
         if dataset is not None:
-            data = _loader(dataset, argument, batch_size, shuffle, uids)
+            data = _loader(dataset, argument, batch_size, shuffle=shuffle, uids=uids, seed=seed)
         if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):
             raise ArgumentTypeError(
                 f"{argument} must be a DataLoader, an iterable of batches, a Dataset or arrays "
@@ -89,13 +73,26 @@ class Source:
         self.argument = argument
         self.takes_batch_size = dataset is not None
         self.one_shot = isinstance(data, Iterator)
-        self.batches = _length(data)
+        self.batches = length_of(data)
+        self.kind = "ends" if self.one_shot else kind_of(data)
+        self.device = torch.device("cpu") if device is None else device
         self._held: Iterator[Any] | None = None
+        self._began: dict[str, Any] | None = None
 
-    def epoch(self) -> Iterator[Any]:
-        """An iterator over the batches of one epoch."""
+    def epoch(self, number: int = 0) -> Iterator[Any]:
+        """An iterator over the batches of one epoch.
+
+        Args:
+            number: Finished epochs, for samplers whose order depends on it.
+        """
         held, self._held = self._held, None
-        return iter(self.data) if held is None else held
+        return self._begin(number) if held is None else held
+
+    def _begin(self, number: int) -> Iterator[Any]:
+        set_epoch(self.data, number)
+        if self.kind == "again":
+            self._began = loader_state(self.data, self.device)
+        return iter(self.data)
 
     def first(self) -> Any:
         """The first batch of the coming epoch, which stays in that epoch.
@@ -103,12 +100,73 @@ class Source:
         Raises:
             DataError: There is none.
         """
-        iterator = iter(self.data)
+        iterator = self._begin(0)
         batch = next(iterator, self)
         if batch is self:
             raise self.empty()
         self._held = itertools.chain([batch], iterator)
         return batch
+
+    def place(self, done: int) -> dict[str, Any]:
+        """The place after `done` batches of the present epoch, as plain values and tensors."""
+        data: Any = self.data
+        place: dict[str, Any] = {"kind": self.kind, "done": done, "batches": self.batches}
+        place["generators"] = [generator.get_state() for generator in generators(data)]
+        if self.kind == "sampler":
+            sampler = data.batch_sampler
+            place |= {n: getattr(sampler, n) for n in ("seed", "samples", "batch_size")}
+        elif self.kind == "state" and done:
+            place["state"] = data.state_dict()
+        elif self.kind == "again" and done:
+            place["began"] = self._began
+        return place
+
+    def finds(self, place: Mapping[str, Any]) -> bool:
+        """Whether this data can go on at a place."""
+        return place["done"] == 0 or self.kind == place["kind"] != "ends"
+
+    def take_up(self, place: Mapping[str, Any]) -> None:
+        """Prepares the epochs to come for a run that goes on at a place.
+
+        Raises:
+            DataError: The data is not of the size that it had.
+        """
+        data: Any = self.data
+        if not self.one_shot:
+            self._held = None
+        names = ("batches", "samples", "batch_size") if self.kind == "sampler" else ("batches",)
+        here: Any = data.batch_sampler if self.kind == "sampler" else None
+        own = {n: self.batches if n == "batches" else getattr(here, n) for n in names}
+        known = {n: place.get(n, own[n]) for n in names}
+        if own != known:
+            raise DataError(
+                f"{self.argument} must be of the size that it had when the checkpoint was made: "
+                f"{known}; received {own}. Resume with the data and the batch size of that run."
+            )
+        if self.kind == place["kind"]:
+            set_generators(data, place["generators"], self.argument)
+            if self.kind == "sampler":
+                here.seed = place["seed"]
+
+    def rest(self, number: int, place: Mapping[str, Any]) -> Iterator[Any]:
+        """An iterator over the batches that are left of an epoch.
+
+        Args:
+            number: Finished epochs.
+            place: What `place` gave inside this epoch.
+        """
+        data: Any = self.data
+        done = place["done"]
+        set_epoch(data, number, done)
+        if self.kind == "again":
+            self._began = dict(place["began"])
+            after = [generator.get_state() for generator in generators(data)]
+            rest = begin_again(data, self._began, done, self.device, self.argument)
+            set_generators(data, after, self.argument)
+            return rest
+        if self.kind == "state":
+            data.load_state_dict(place["state"])
+        return iter(data)
 
     def sample(self) -> Any:
         """A batch for a look, with nothing taken from loaders, streams or random states.
@@ -143,16 +201,18 @@ def _look(loader: DataLoader[Any]) -> Any:
     """A batch made from the dataset itself, as the loader would; None where that is not known."""
     dataset: Any = loader.dataset
     own_batches = loader.batch_size is None and loader.batch_sampler is not None
-    indices = _indices(loader)
+    indices, size = _indices(loader), loader.batch_size
+    if isinstance(loader.batch_sampler, ResumableSampler):
+        own_batches, size = False, loader.batch_sampler.batch_size
     if indices is None or own_batches or not is_stock(loader):
         return None
     if loader.num_workers:
         if loader.worker_init_fn is not None:  # it may open what the dataset reads from
             return None
         dataset = _twin(dataset)
-    if loader.batch_size is None:
+    if size is None:
         return loader.collate_fn(dataset[indices[0]])
-    wanted = list(indices[: loader.batch_size])
+    wanted = list(indices[:size])
     several = getattr(dataset, "__getitems__", None)
     return loader.collate_fn(several(wanted) if several else [dataset[i] for i in wanted])
 
@@ -182,8 +242,9 @@ def _twin(dataset: Any) -> Any:
 
 
 def _loader(
-    dataset: Dataset[Any], argument: str, batch_size: int, shuffle: bool, uids: bool
-) -> DataLoader[Any]:
+    dataset: Dataset[Any], argument: str, batch_size: int, *, shuffle: bool, uids: bool,
+    seed: int | None,
+) -> DataLoader[Any]:  # fmt: skip
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         function = argument.partition("(")[0]
         raise ArgumentError(
@@ -191,72 +252,24 @@ def _loader(
         )
     if isinstance(dataset, IterableDataset):
         return DataLoader(dataset, batch_size)
-    if not _length(dataset):
+    length = length_of(dataset)
+    if not length:
         raise ArgumentError(
             f"{argument} as a Dataset must have a length, above 0; received "
-            f"{type(dataset).__name__} of length {_length(dataset)}. Derive from IterableDataset "
+            f"{type(dataset).__name__} of length {length}. Derive from IterableDataset "
             "where the length is not known."
         )
-    return DataLoader(UidDataset(dataset) if uids else dataset, batch_size, shuffle=shuffle)
+    seed = seed if seed is not None else torch_seed() if shuffle else 0
+    sampler = ResumableSampler(length, batch_size, shuffle=shuffle, seed=seed)
+    source: Dataset[Any] = UidDataset(dataset) if uids else dataset
+    if not isinstance(dataset, (TensorDataset, Rows)):
+        source = SeededDataset(source)
+    return DataLoader(source, batch_sampler=sampler, generator=torch.Generator())
 
 
-def _length(data: Any) -> int | None:
+def length_of(data: Any) -> int | None:
+    """How many items something says it has; None where it does not say."""
     try:
         return len(data)
     except (TypeError, NotImplementedError):  # streams and loaders over them have none
         return None
-
-
-def split_fraction(train: Any, fraction: float, seed: int | None) -> tuple[Any, Any]:
-    """Splits training data once: `fraction` of its samples become validation data.
-
-    Args:
-        train: Arrays, a Dataset, or a DataLoader over one that goes through it once an epoch.
-        fraction: Share of the samples, between 0 and 1.
-        seed: Of the split; None is 0, so that the same samples are held out each time.
-
-    Returns:
-        The training and the validation data.
-
-    Raises:
-        ArgumentError: The fraction is not between 0 and 1, or leaves one side empty, or `train`
-            cannot be split.
-        ArgumentTypeError: `train` is a DataLoader with an `__iter__` of its own.
-    """
-    is_loader = isinstance(train, DataLoader)
-    dataset: Any = train.dataset if is_loader else as_dataset(train, "fit(train=...)")
-    if isinstance(dataset, IterableDataset) or _length(dataset) is None:
-        raise ArgumentError(
-            f"fit(val={fraction!r}) splits a train that has a length and indices: arrays, a "
-            f"Dataset or a DataLoader over one; received {type(train).__name__}. Pass "
-            "validation data of its own."
-        )
-    samples = len(dataset)
-    held = round(samples * fraction) if 0 < fraction < 1 else 0
-    if not 0 < held < samples:
-        raise ArgumentError(
-            f"fit(val=...) as a fraction must leave samples on both sides; received {fraction!r} "
-            f"of {samples} samples. Choose a number between 0 and 1 that holds one or more of each."
-        )
-    generator = torch.Generator().manual_seed(0 if seed is None else seed)
-    parts: list[Subset[Any]] = random_split(dataset, [samples - held, held], generator=generator)
-    return _split_loader(train, *parts) if is_loader else (parts[0], parts[1])
-
-
-def _split_loader(
-    loader: DataLoader[Any], train: Subset[Any], val: Subset[Any]
-) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    sampler, samples = loader.sampler, len(train) + len(val)
-    order: Sampler[int] = SequentialSampler(train)
-    whole = isinstance(sampler, SequentialSampler)
-    if isinstance(sampler, RandomSampler):
-        whole = not sampler.replacement and sampler.num_samples == samples
-        order = RandomSampler(train, generator=sampler.generator)
-    if not whole or loader.batch_size is None:
-        raise ArgumentError(
-            "fit(val=<fraction>) splits a DataLoader with a batch size, whose sampler takes each "
-            f"sample once an epoch; received batch_size={loader.batch_size} and "
-            f"{type(sampler).__name__}. Split the dataset beforehand."
-        )
-    held_out = {"sampler": SequentialSampler(val), "drop_last": False, "generator": None}
-    return loader_like(loader, train, sampler=order), loader_like(loader, val, **held_out)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from estimator.handlers.base import EVENTS, EventHandler, HandlerError, nearest
+from estimator.handlers.base import EVENTS, Clock, EventHandler, HandlerError, nearest
 from estimator.spelling import meant_event
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class Dispatch:
         self._joining: list[EventHandler] = []
         self._leaving: list[EventHandler] = []
         self._calls: dict[int, dict[str, list[Hook]]] = {}
+        self._clocks: dict[int, list[Clock]] = {}
         for handler in handlers:
             self._insert(handler)
 
@@ -108,14 +109,29 @@ class Dispatch:
         self.handlers.append(handler)
         self.handlers.sort(key=lambda handler: handler.band)
 
-    def bind(self, stats: TrainStats) -> None:
-        """Makes the tuples; schedules count from where the run stands."""
+    def bind(self, stats: TrainStats, calls: Mapping[str, list[int]] | None = None) -> None:
+        """Makes the tuples; schedules count from where the run stands.
+
+        Args:
+            stats: The run.
+            calls: Where a run resumes: how often each schedule was asked before.
+        """
         self.stats = stats
         self._calls = {id(h): self._calls_of(h) for h in self.handlers}
         self._assemble()
+        for name, handler in self.named().items():
+            before = (calls or {}).get(name, [])
+            for clock, count in zip(self._clocks[id(handler)], before, strict=bool(before)):
+                clock.resume(count)
+
+    def calls(self) -> dict[str, list[int]]:
+        """How often each schedule of `on` was asked, by handler."""
+        named = {name: self._clocks[id(h)] for name, h in self.named().items()}
+        return {name: [clock.calls for clock in clocks] for name, clocks in named.items() if clocks}
 
     def _calls_of(self, handler: EventHandler) -> dict[str, list[Hook]]:
-        return {event: list(_hooks(handler, event, self.stats)) for event in EVENTS}
+        clocks = self._clocks[id(handler)] = []
+        return {event: list(_hooks(handler, event, self.stats, clocks)) for event in EVENTS}
 
     def _assemble(self) -> None:
         for event in EVENTS:
@@ -201,7 +217,9 @@ class Dispatch:
                 error.add_note(f"While it passed, {hook!r} raised {second!r}.")
 
 
-def _hooks(handler: EventHandler, event: str, stats: TrainStats) -> Iterator[Hook]:
+def _hooks(
+    handler: EventHandler, event: str, stats: TrainStats, clocks: list[Clock]
+) -> Iterator[Hook]:
     if isinstance(handler, FunctionHandler):
         sources: list[Any] = [handler.function]
     else:
@@ -214,11 +232,14 @@ def _hooks(handler: EventHandler, event: str, stats: TrainStats) -> Iterator[Hoo
             yield method
     for source in sources:
         for marked_event, schedule in source.estimator_events:
-            if marked_event == event:
-                yield source if schedule is None else _scheduled(source, schedule.clock(stats))
+            if marked_event == event and schedule is None:
+                yield source
+            elif marked_event == event:
+                clocks.append(schedule.clock(stats))
+                yield _scheduled(source, clocks[-1])
 
 
-def _scheduled(hook: Hook, clock: Any) -> Hook:
+def _scheduled(hook: Hook, clock: Clock) -> Hook:
     def when_due(stats: TrainStats) -> None:
         if clock.due(stats):
             hook(stats)

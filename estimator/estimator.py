@@ -11,21 +11,23 @@ from torch import nn
 from estimator import loop
 from estimator.choosing import HandlerLike, Handlers, chosen_handlers, run_handlers
 from estimator.dispatch import Dispatch, as_handler
-from estimator.fitting import FitOptions, Trainers, build_run, evaluation_run, seed_everything
+from estimator.fitting import FitOptions, Trainers, build_run, evaluation_run
 from estimator.handle import Handle
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, EventHandler, Every
 from estimator.interrupt import interruptible
 from estimator.loss import Criterion
 from estimator.lr_finder import LRFinderResult, find_lr
 from estimator.metrics import MetricSet
+from estimator.notices import notice
 from estimator.plan import write_plan
 from estimator.plots import plot_losses
 from estimator.processor import BatchProcessor, check_target_keys
+from estimator.randomness import seed_everything
 from estimator.runtime import Precision
-from estimator.snapshot import read_weights, write_weights
 from estimator.stats import TrainStats
 from estimator.structure import concatenate
 from estimator.trainer import BoundTrainer, Trainer, TrainerSpec
+from estimator.weights import read_weights, write_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,6 +109,7 @@ class Estimator:
         batch_size: int = 32,
         precision: Precision | None = None,
         seed: int | None = None,
+        resume: str | os.PathLike[str] | bool | None = None,
         progress: bool = True,
     ) -> TrainStats:
         """Trains the net.
@@ -132,6 +135,9 @@ class Estimator:
             precision: "fp32" (default), "bf16" or "fp16".
             seed: Of Python, NumPy and torch; None leaves their streams alone, so that `fit`
                 equals a plain loop after the same `torch.manual_seed`.
+            resume: Go on where a run stopped, inside an epoch too: a checkpoint, a folder with
+                checkpoints, or True for the folder of this fit's `CheckpointHandler` (where an
+                empty folder starts afresh). Epochs and iterations count from the run's beginning.
             progress: Whether a bar (or, without a terminal, a line an epoch) shows the run, and
                 notices may go to stderr.
 
@@ -141,13 +147,23 @@ class Estimator:
         Raises:
             ArgumentError: An argument breaks its rule, or a folder cannot be written.
             DataError: Batches, net, loss and metrics do not fit together, found on a first batch
-                before anything is trained.
+                before anything is trained; or `resume` finds no good checkpoint, or one of a run
+                with other data, handlers or trainers.
             MonitorError: A handler or scheduler follows a value that cannot appear.
         """
         if seed is not None:
             seed_everything(seed)
         options = FitOptions(
-            epochs, iterations, device, validate, accumulate, batch_size, precision, seed, progress
+            epochs,
+            iterations,
+            device,
+            validate,
+            accumulate,
+            batch_size,
+            precision,
+            seed,
+            resume,
+            progress,
         )
         modes = [(module, module.training) for module in self.net.modules()]
         try:
@@ -155,7 +171,10 @@ class Estimator:
             run = build_run(self, train, val, options, trainers, chosen)
             self.train_stats, self._hooks = run.stats, run.hooks
             self._fitting = True
-            with interruptible(run.stats), run.going_on():
+            if resume and run.target_reached():
+                notice(f"Nothing left to train: {run.stats!r}.", show=progress)
+                return run.stats
+            with interruptible(run.interruption), run.going_on():
                 loop.train(run)
         finally:
             self._fitting = False

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from estimator.accumulation import Accumulation
 from estimator.checks import check_batch, initialise_lazy
-from estimator.data import Source, split_fraction
+from estimator.data import Source
 from estimator.dispatch import Dispatch
 from estimator.handlers.base import ArgumentError, EventHandler, Every, check_every
 from estimator.history import History
 from estimator.loss import Losses
 from estimator.notices import notice
 from estimator.processor import BatchProcessor, positional_parameters
-from estimator.run import Run, rate_columns
+from estimator.resume import Resume, described, say_if_ends_only, state_to_resume
+from estimator.rows import rate_columns
+from estimator.run import Run
 from estimator.runtime import Precision, Runtime, find_device
+from estimator.splitting import split_fraction
 from estimator.stats import TrainStats
 from estimator.trainer import Trainer, TrainerSpec, check_disjoint, named_trainers
+from estimator.validation import Validation
 
 if TYPE_CHECKING:
     from estimator.estimator import Estimator
@@ -42,6 +44,7 @@ class FitOptions(NamedTuple):
     batch_size: int
     precision: Precision | None
     seed: int | None
+    resume: Resume
     progress: bool
 
 
@@ -71,20 +74,23 @@ def build_run(
     run = _new_run(est, hooks, _device(options), options.precision)
     uids = run.step.needs_uids
     run.train_source = Source(
-        train, "fit(train=...)", batch_size=options.batch_size, shuffle=True, uids=uids
-    )
+        train, "fit(train=...)", batch_size=options.batch_size, shuffle=True, uids=uids,
+        seed=options.seed, device=run.runtime.device,
+    )  # fmt: skip
+    every = check_every(options.validate, "fit(validate=...)", Every(epochs=1))
     if val is not None:
-        run.val_source = Source(val, "fit(val=...)", batch_size=options.batch_size, uids=uids)
+        source = Source(val, "fit(val=...)", batch_size=options.batch_size, uids=uids)
+        run.validation = Validation(run.stats, source, every)
         passes = f"iterations={iterations}" if epochs is None else f"epochs={epochs}"
-        _check_passes(run.val_source, passes, one=epochs == 1)
+        _check_passes(source, passes, one=epochs == 1)
     _check_passes(run.train_source, f"epochs={epochs}", one=epochs in (None, 1))
-    run.validate = check_every(options.validate, "fit(validate=...)", Every(epochs=1))
     if options.validate is not None and val is None:
         warnings.warn(
             f"fit(validate={options.validate!r}) has no effect without validation data; received "
             "val=None.", stacklevel=3,
         )  # fmt: skip
-    _warn_of_batch_size(options.batch_size, run.train_source, run.val_source)
+    sources = [run.train_source, *([run.validation.source] if run.validation else [])]
+    _warn_of_batch_size(options.batch_size, *sources)
     run.step.accumulation = Accumulation(options.accumulate, is_sum=run.step.is_sum)
     criterion = est.processor.criterion
     if options.accumulate > 1 and criterion is not None and not criterion.exact_in_groups:
@@ -97,8 +103,20 @@ def build_run(
     run.stats.epochs, run.stats.iterations = epochs, iterations
     run.stats.batches, run.stats.val_data = run.train_source.batches, val
     _first_batches(est, run, trainers, options)
-    run.begin()
+    run.config = _config(est, options)
+    say_if_ends_only(run, show=options.progress)
+    run.begin(state_to_resume(run, options.resume, show=options.progress))
     return run
+
+
+def _config(est: Estimator, options: FitOptions) -> dict[str, str]:
+    settings: dict[str, Any] = {
+        "net": type(est.net).__name__, "loss": est.loss, "metrics": list(est.metrics.names),
+        "processor": type(est.processor).__name__, "validate": options.validate,
+        "accumulate": options.accumulate, "precision": options.precision, "seed": options.seed,
+    }  # fmt: skip
+    settings |= {f"trainers[{name!r}]": spec for name, (spec, _) in est.trainers.items()}
+    return {name: described(value) for name, value in settings.items()}
 
 
 def _new_run(
@@ -141,8 +159,8 @@ def _device(options: FitOptions) -> torch.device:
     return device
 
 
-def _warn_of_batch_size(batch_size: int, *sources: Source | None) -> None:
-    if batch_size != 32 and not any(s.takes_batch_size for s in sources if s is not None):
+def _warn_of_batch_size(batch_size: int, *sources: Source) -> None:
+    if batch_size != 32 and not any(source.takes_batch_size for source in sources):
         warnings.warn(
             f"batch_size={batch_size!r} has no effect on data that comes in batches. Leave it "
             "out, or pass arrays or a Dataset.", stacklevel=4,
@@ -166,8 +184,8 @@ def _first_batches(est: Estimator, run: Run, trainers: Trainers, options: FitOpt
     initialise_lazy(run, batch)
     _bind_trainers(est, run, trainers, options)
     losses = check_batch(run, batch, training=True)
-    if run.val_source is not None:
-        batch = run.val_source.sample()
+    if run.validation is not None:
+        batch = run.validation.source.sample()
         if batch is not None:
             check_batch(run, batch, training=False)
     _name_values(run, losses)
@@ -207,7 +225,7 @@ def _name_values(run: Run, losses: Losses) -> None:
     values |= {name: False if name.endswith("_loss") else None for name in losses.parts}
     values |= {name: run.train_metrics.higher_is_better(name) for name in run.train_metrics.names}
     stats.monitors = {f"train_{name}": better for name, better in values.items()}
-    if run.val_source is not None:
+    if run.validation is not None:
         stats.monitors |= {f"val_{name}": better for name, better in values.items()}
     for handler in run.hooks.handlers:
         stats.monitors |= dict(handler.provides)
@@ -274,16 +292,3 @@ class _Predicting(BatchProcessor):
 
     def evaluate_forward(self, inputs: Any) -> Any:
         return self.inner.evaluate_forward(inputs)
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds the global random streams of Python, NumPy and torch.
-
-    Raises:
-        ArgumentError: The seed is not a whole number from 0 up.
-    """
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ArgumentError(f"fit(seed=...) must be a whole number from 0 up; received {seed!r}.")
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)

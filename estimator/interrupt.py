@@ -1,38 +1,59 @@
-"""Ctrl-C: the first ends the run in order, the second at once."""
+"""Signals that ask a run to end: the first ends it in order, the second at once."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from estimator.stats import TrainStats
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+class Interruption:
+    """The flag that a signal raises, which the run looks at once a batch.
+
+    Attributes:
+        signal: Name of the signal that came, such as "SIGTERM"; None when none did.
+    """
+
+    signal: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why the run stops, for its log."""
+        return f"interrupted by {'Ctrl-C' if self.signal == 'SIGINT' else self.signal}"
 
 
 @contextlib.contextmanager
-def interruptible(stats: TrainStats) -> Iterator[None]:
-    """Turns the first Ctrl-C into a stop after the present batch, for the length of a fit.
+def interruptible(interruption: Interruption) -> Iterator[None]:
+    """Turns the first SIGINT (Ctrl-C), SIGTERM or SIGUSR1 into a flag, for the length of a fit.
 
-    Signals belong to the main thread, so a fit in another one is left as it is. The handler that
-    was there before is put back.
+    A second one does what it did before: Ctrl-C raises KeyboardInterrupt, SIGTERM ends the
+    process. Signals belong to the main thread, so a fit in another one is left as it is. The
+    handlers that were there before are put back.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    times = itertools.count()
-
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if next(times):
+        if interruption.signal is None:
+            interruption.signal = signal.Signals(number).name
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        # A run that was to finish its epoch first ends after its batch too.
-        stats.stop("interrupted by Ctrl-C")
+        else:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    # A handler that was not set from Python is None here, and cannot be put back.
+    before = {n: h for n in numbers if (h := signal.getsignal(n)) is not None}
+    for number in before:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

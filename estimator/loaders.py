@@ -14,7 +14,7 @@ from estimator.processor import describe
 from estimator.runtime import array_tensor
 
 
-class _Rows(Dataset[Any]):
+class Rows(Dataset[Any]):
     """Nested arrays of one length as a dataset of their rows."""
 
     def __init__(self, arrays: Any, length: int) -> None:
@@ -52,7 +52,7 @@ def as_dataset(data: Any, argument: str) -> Dataset[Any] | None:
     flat = rows if isinstance(rows, tuple) else (rows,)
     if all(isinstance(column, torch.Tensor) for column in flat):
         return TensorDataset(*flat)
-    return _Rows(rows, len(arrays[0]))
+    return Rows(rows, len(arrays[0]))
 
 
 def _made_of_arrays(value: Any) -> bool:

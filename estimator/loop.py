@@ -28,15 +28,15 @@ def train(run: Run) -> None:
 
 def train_epoch(run: Run) -> None:
     """One pass over the training data, with the validations that fall into it."""
-    stats, hooks = run.stats, run.hooks
+    hooks = run.hooks
     run.open_epoch()
     try:
         hooks.begin("epoch_begin")
+        run.take_up()
+        validate_inside(run)
         for batch in run.train_batches():
             train_batch(run, batch)
-            if stats.validation_due and run.validates_inside():
-                evaluate(run, run.validation_data(), "validation")
-                run.add_row(complete=False)  # again, with what handlers have put into stats.val
+            validate_inside(run)
             if run.leaves_epoch():
                 break
         else:
@@ -51,6 +51,13 @@ def train_epoch(run: Run) -> None:
         hooks.fail(error, "epoch_end")
         raise
     hooks.end(hooks.epoch_end)
+
+
+def validate_inside(run: Run) -> None:
+    """A validation in the middle of the epoch, where one is due."""
+    if run.stats.validation_due and run.validates_inside():
+        evaluate(run, run.validation_data(), "validation")
+        run.close_inside()  # again, with what handlers have put into stats.val
 
 
 def train_batch(run: Run, batch: Any) -> None:
@@ -95,7 +102,10 @@ def evaluate(run: Run, source: Source, phase: Phase) -> None:
                     run.count_evaluated()
                     for hook in hooks.validation_batch_end:
                         hook(stats)
-            run.close_evaluation()
+                    if run.gives_up():
+                        break
+                else:
+                    run.close_evaluation()
         except BaseException as error:
             hooks.fail(error, "validation_end")
             raise

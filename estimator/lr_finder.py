@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from estimator.data import random_state_kept
 from estimator.handlers.base import ArgumentError, Band, EventHandler
 from estimator.plots import new_axes
+from estimator.randomness import random_state_kept
 from estimator.trainer import Trainer, TrainerSpec, named_trainers
 
 if TYPE_CHECKING:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from estimator.loss_kinds import Count
@@ -76,3 +79,22 @@ class LossMeter:
         self._fold()
         parts = {name: total / self._samples for name, total in self._parts.items()}
         return {"loss": self._total / self._weight, **parts}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, and what is not added up yet: to add it early would round otherwise."""
+        return {
+            "total": self._total,
+            "weight": self._weight,
+            "samples": self._samples,
+            "parts": dict(self._parts),
+            "waiting": [list(pair) for pair in self._waiting],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        place = self.device
+        weight = state["weight"]
+        self._weight = weight.to(place) if isinstance(weight, torch.Tensor) else weight
+        self._total, self._samples = state["total"].to(place), state["samples"]
+        self._parts = {name: total.to(place) for name, total in state["parts"].items()}
+        self._waiting = [(loss.to(place), w.to(place)) for loss, w in state["waiting"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from time import perf_counter
 from typing import Any
 
@@ -14,16 +14,17 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from estimator.data import Source
 from estimator.dispatch import Dispatch
-from estimator.handlers.base import DataError, Every
-from estimator.history import Value
+from estimator.handlers.base import DataError
+from estimator.interrupt import Interruption
 from estimator.meter import LossMeter
 from estimator.metrics import MetricSet
 from estimator.processor import BatchProcessor
+from estimator.rows import Rows
 from estimator.runtime import Runtime, detach, move
-from estimator.snapshot import capture
+from estimator.snapshot import capture, restore, take_up
 from estimator.stats import Phase, TrainStats
 from estimator.step import Step
-from estimator.trainer import BoundTrainer
+from estimator.validation import Validation
 
 _END = object()
 
@@ -54,22 +55,35 @@ class Run:
         self.train_metrics, self.val_metrics = metrics.copy(), metrics.copy()
         self.meter, self.val_meter = LossMeter(runtime.device), LossMeter(runtime.device)
         self.train_source: Source | None = None
-        self.val_source: Source | None = None
-        self.validate = Every(epochs=1)
+        self.validation: Validation | None = None
+        self.rows = Rows(stats)
         self.collected: list[Any] | None = None
-        self._iterator: Iterator[Any] = iter(())
-        self._is_last = self._inside = False
-        self._validated_at: int | None = None
+        self.config: dict[str, str] = {}
+        """The settings that decide what is computed, as text."""
+        self.interruption = Interruption()
+        self.iterator: Iterator[Any] | None = None
+        """The present epoch's batches; made by the loop, or before it where a run resumes."""
+        self.is_validating = False
+        self._is_last = self._inside = self._gave_up = False
+        self._resumes: dict[str, Any] | None = None
         stats.metrics = self.train_metrics
 
-    def begin(self) -> None:
-        """Starts schedules and clocks, and checks the values that schedulers follow."""
-        self.hooks.bind(self.stats)
-        self._clock = self.validate.clock(self.stats)
+    def begin(self, resumes: dict[str, Any] | None = None) -> None:
+        """Starts schedules and clocks, and checks the values that schedulers follow.
+
+        Args:
+            resumes: The state to go on from.
+        """
+        self.stats.restart_clock()
+        if resumes is not None:
+            restore(self, resumes)
+        self.hooks.bind(self.stats, resumes and resumes["calls"])
+        self._resumes, self._samples_before = resumes, self.stats.samples
+        if self.validation is not None:
+            self.validation.begin()
         for trainer in self.step.trainers:
             if trainer.monitor is not None:
                 trainer.monitor.resolve(self.stats, "Trainer")
-        self.stats.restart_clock()
 
     @contextlib.contextmanager
     def going_on(self) -> Iterator[None]:
@@ -84,9 +98,10 @@ class Run:
         """Whether another epoch is to begin."""
         stats, source = self.stats, self.train_source
         assert source is not None
+        self.heed_signal()
         if stats.stopped is not None or self.target_reached():
             return False
-        if source.one_shot and stats.samples:
+        if source.one_shot and stats.samples > self._samples_before:
             warnings.warn(
                 f"{source.argument} ended after {stats.step} of {stats.iterations} iterations: an "
                 "iterator can be gone through once. Pass something that can be iterated again.",
@@ -110,22 +125,40 @@ class Run:
             return True
         return stats.iterations is not None and stats.step >= stats.iterations
 
+    def heed_signal(self) -> None:
+        """Stops the run if a signal has asked for it."""
+        stats, came = self.stats, self.interruption
+        if came.signal is not None and stats.interrupted is None:
+            stats.interrupted = came.signal
+            stats.stop(came.reason)
+
     def open_epoch(self) -> None:
         """Forgets the sums of the last epoch."""
         self.hooks.change_shift()
         self.step.serve(self.hooks.needs)
         self.meter.reset()
         self.step.accumulation.filled = 0
-        self.stats.train = {}
+        self.stats.train, self.rows.cut, self.iterator = {}, None, None
+        self._is_last = False
+        if self.stats.batches_done == 0:
+            self.take_up()
+
+    def take_up(self) -> None:
+        """Puts a run that resumes where it was; inside an epoch that is after its begin."""
+        resumes, self._resumes = self._resumes, None
+        if resumes is not None:
+            take_up(self, resumes)
+            self._is_last = self.stats.batches_done == self.stats.batches
 
     def train_batches(self) -> Iterator[Any]:
         """The epoch's batches; knows which one is the last and measures the waiting."""
         stats, source = self.stats, self.train_source
         assert source is not None
         began = perf_counter()
-        self._iterator = iterator = source.epoch()
-        group = self.step.accumulation
-        batch, index = next(iterator, _END), 0
+        if self.iterator is None:
+            self.iterator = source.epoch(stats.epoch)
+        iterator, group = self.iterator, self.step.accumulation
+        batch, index = next(iterator, _END), stats.batches_done
         while batch is not _END:
             # A group that this batch does not fill has to know whether it is the last.
             ahead = source.batches is None and group.filled + 1 < group.size
@@ -159,24 +192,17 @@ class Run:
         samples, loss = stats.batch_size, stats.loss
         assert samples is not None and loss is not None
         stats.samples += samples
+        stats.batches_done += 1
+        self.heed_signal()
         self.meter.add(loss, stats.losses, step.weight, samples, is_sum=step.is_sum)
-        if self.val_source is not None:
-            stats.validation_due = self._validation_due()
+        if self.validation is not None:
+            stats.validation_due = self.validation.due_after_batch(is_last=self._is_last)
         stats.update_seconds += perf_counter() - began
-
-    def _validation_due(self) -> bool:
-        stats = self.stats
-        if self.validate.unit != "epochs":
-            due = stats.stepped and self._clock.due(stats)
-        else:
-            due = self._is_last and self._clock.due_at(stats.epoch + 1)
-        final = self._is_last and stats.epochs is not None and stats.epoch + 1 >= stats.epochs
-        return due or final or (stats.iterations is not None and stats.step >= stats.iterations)
 
     def validation_data(self) -> Source:
         """The validation data of a run that validates."""
-        assert self.val_source is not None
-        return self.val_source
+        assert self.validation is not None
+        return self.validation.source
 
     def validates_inside(self) -> bool:
         """Whether a validation that is due falls into the middle of the epoch."""
@@ -192,12 +218,15 @@ class Run:
             Whether the epoch is complete: its data was gone through to the end.
         """
         assert self.train_source is not None
+        assert self.iterator is not None
         complete, self._inside = self._is_last, False
         if not complete and self.train_source.batches is None and not self.train_source.one_shot:
-            complete = next(self._iterator, _END) is _END
+            complete = next(self.iterator, _END) is _END
         self._read_train()
-        self._iterator = iter(())
+        self.iterator = None
         self.stats.clear_batch()
+        # A validation may take longer than whoever sent the signal will wait.
+        complete = complete and not (self.stats.interrupted and self.stats.validation_due)
         self.stats.epoch += complete
         return complete
 
@@ -207,45 +236,34 @@ class Run:
 
     def validates_at_end(self, complete: bool) -> bool:
         """Whether a validation is due now that the epoch's batches are done."""
-        stats = self.stats
-        if self.val_source is None or not (complete or self.target_reached()):
+        reached = self.target_reached()
+        if self.validation is None or not (complete or reached):
             return False
-        epochs_due = self.validate.unit == "epochs" and self._clock.due(stats)
-        final = stats.stopped is None and self.target_reached()
-        due = epochs_due or stats.validation_due or final
-        return due and self._validated_at != stats.step
+        return self.validation.due_at_end(is_final=reached)
 
     def close_epoch(self, complete: bool) -> None:
         """Advances schedulers that count epochs and writes the row."""
+        if self._gave_up:
+            # A run that goes on from here has the validation before it, and the epoch's end.
+            self.stats.epoch -= complete
+            complete = False
+        if complete:
+            self.stats.batches_done = 0
         for trainer in self.step.trainers if complete else ():
             trainer.after_value("epoch_end", self.stats)
             trainer.after_epoch()
-        self.add_row(complete=complete)
+        self.rows.close(complete=complete)
 
     def cut_epoch(self, error: BaseException) -> None:
         """Writes the row of an epoch that an exception ends."""
-        rows = self.stats.history.rows
         try:
             counted = self.meter.means()
-            if counted and not (rows and rows[-1]["step"] == self.stats.step):
+            if counted and self.rows.lacks_step():
                 self.stats.train = self.runtime.host(counted)
-                self.add_row(complete=False)
+                self.rows.close(complete=False)
         except Exception as second:
             # A device that has failed cannot be read, and the first exception is the one to see.
             error.add_note(f"The results of the epoch could not be read: {second!r}")
-
-    def add_row(self, *, complete: bool) -> None:
-        """Adds the present results to the history; a row of the same step is completed."""
-        stats = self.stats
-        rows = stats.history.rows
-        if rows and rows[-1]["step"] == stats.step and not rows[-1]["complete"]:
-            rows.pop()
-        row: dict[str, Value] = {"epoch": stats.epoch, "step": stats.step, "time": stats.elapsed}
-        row |= rate_columns(self.step.trainers) | {"complete": complete}
-        row |= {f"train_{name}": value for name, value in stats.train.items()}
-        if self._validated_at == stats.step:
-            row |= {f"val_{name}": value for name, value in stats.val.items()}
-        stats.history.append(row)
 
     @contextlib.contextmanager
     def evaluating(self, source: Source, phase: Phase) -> Iterator[None]:
@@ -257,12 +275,14 @@ class Run:
         stats.phase, stats.metrics = phase, self.val_metrics
         stats.batches = source.batches
         self.val_meter.reset()
+        self.is_validating, self._gave_up = True, False
         self.net.eval()
         try:
             yield
         finally:
             for module, training in modes:
                 module.training = training
+            self.is_validating = False
             stats.clear_batch()
             stats.phase, stats.metrics, stats.batches, stats.batch_index = before
 
@@ -286,6 +306,14 @@ class Run:
                 stats.loss, stats.losses, step.weight, stats.batch_size, is_sum=step.evaluates_sum
             )
 
+    def gives_up(self) -> bool:
+        """Whether a signal ends this validation, which then has no results."""
+        self.heed_signal()
+        self._gave_up = self.stats.phase == "validation" and self.stats.interrupted is not None
+        if self._gave_up:
+            self.stats.val = {}
+        return self._gave_up
+
     def close_evaluation(self) -> None:
         """Reads the results to the host, once."""
         stats = self.stats
@@ -293,27 +321,19 @@ class Run:
             return
         stats.val = self.runtime.host(self.val_meter.means() | self.val_metrics.compute())
         if stats.phase == "validation":
-            self._validated_at = stats.step
+            stats.validated_at = stats.step
             stats.validation_due = False
             for trainer in self.step.trainers:
                 trainer.after_value("validation_end", stats)
-            if self._inside:
-                # A checkpoint at validation_end holds the row of this validation.
-                self.add_row(complete=False)
+            self.close_inside()
+
+    def close_inside(self) -> None:
+        """Writes the row of a validation in the middle of an epoch."""
+        if self._inside and self.stats.validated_at == self.stats.step:
+            # A checkpoint at validation_end holds this row.
+            self.is_validating = False
+            self.rows.add(complete=False)
 
 
 def _counts(data: Any) -> bool:
     return isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset)
-
-
-def rate_columns(trainers: Sequence[BoundTrainer]) -> dict[str, Value]:
-    """The learning-rate columns of a row: `lr`, and one for each trainer and group of several."""
-    rates: dict[str, Value] = {"lr": trainers[0].lrs[0]} if trainers else {}
-    for trainer in trainers:
-        lrs = trainer.lrs
-        base = f"lr_{trainer.name}" if len(trainers) > 1 else "lr"
-        if len(lrs) > 1:
-            rates |= {f"{base}_group{i}": lr for i, lr in enumerate(lrs)}
-        elif len(trainers) > 1:
-            rates[base] = lrs[0]
-    return rates

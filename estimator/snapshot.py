@@ -1,16 +1,13 @@
-"""A run as plain values and tensors: what a checkpoint holds."""
+"""A run as plain values and tensors: what a checkpoint holds, and the way back."""
 
 from __future__ import annotations
 
-import copy
-import os
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from estimator.handlers.base import DataError, writable_folder
+from estimator.handlers.base import DataError, EstimatorError
+from estimator.randomness import random_states, set_random_states
+from estimator.stats import Best
 
 if TYPE_CHECKING:
     from estimator.run import Run
@@ -23,69 +20,114 @@ def capture(run: Run) -> dict[str, Any]:
 
     Args:
         run: A run that is going on.
+
+    Raises:
+        EstimatorError: A validation is not closed, so that nothing could go on from here.
     """
-    stats, scaler = run.stats, run.runtime.scaler
+    if run.is_validating:
+        raise EstimatorError(
+            "snapshot() needs a moment from which a run can go on: any event of training, or the "
+            "end of a validation inside an epoch; received one within a validation. At the end "
+            "of an epoch, take it at epoch_end."
+        )
+    stats, scaler, train = run.stats, run.runtime.scaler, run.train_source
+    assert train is not None
+    states = {name: handler.state_dict() for name, handler in run.hooks.named().items()}
     return {
         "version": VERSION,
+        "config": run.config,
         "net": run.net.state_dict(),
         "validated": {n: w for h in run.hooks.handlers for n, w in h.validated_weights().items()},
         "trainers": {trainer.name: trainer.state_dict() for trainer in run.step.trainers},
         "scaler": None if scaler is None else scaler.state_dict(),
+        "stats": _counts(run),
+        "handlers": {name: state for name, state in states.items() if state},
+        "calls": run.hooks.calls(),
+        "random": random_states(run.runtime.device),
+        "place": train.place(stats.batches_done),
+        "validation": None if run.validation is None else run.validation.source.place(0),
         "metrics": run.train_metrics.state_dict(),
-        "stats": {
-            "epoch": stats.epoch,
-            "step": stats.step,
-            "samples": stats.samples,
-            "elapsed": stats.elapsed,
-            "best": {name: list(best) for name, best in stats.best.items()},
-            "history": stats.history.state_dict(),
-        },
-        "handlers": {name: h.state_dict() for name, h in run.hooks.named().items()},
+        "meter": run.meter.state_dict(),
+        "gradients": run.step.accumulation.state_dict(run.step.parameters),
     }
 
 
-def write_weights(net: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Writes a net's weights: a temporary file beside the target, then one rename."""
-    target = Path(path)
-    writable_folder(target.parent, "Estimator.save(path=...)")
-    temporary = target.with_name(f".tmp-{target.name}")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(net.state_dict(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _counts(run: Run) -> dict[str, Any]:
+    stats = run.stats
+    return {
+        "epoch": stats.epoch,
+        "step": stats.step,
+        "samples": stats.samples,
+        "batches_done": stats.batches_done,
+        "elapsed": stats.elapsed,
+        "train": dict(stats.train),
+        "val": dict(stats.val),
+        "best": {name: list(best) for name, best in stats.best.items()},
+        "history": stats.history.state_dict(),
+        "cut": run.rows.cut,
+        "validation_due": stats.validation_due,
+        "validated_at": stats.validated_at,
+    }
 
 
-def read_weights(net: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Loads weights that `write_weights` or a checkpoint holds, onto the net's own device.
+def restore(run: Run, state: Mapping[str, Any]) -> None:
+    """Puts a run, before its first event, where it was between two batches.
 
-    Of a checkpoint these are the weights that were validated: averaged ones, where a handler
-    averages, since the values by which a checkpoint is chosen are theirs.
+    What belongs to the inside of an epoch comes with `take_up`, after that epoch has begun.
+
+    Args:
+        run: Built as the one that was captured.
+        state: What `capture` gave.
 
     Raises:
-        DataError: The file holds no weights, or those of another net.
+        DataError: The run has other trainers, or a net or an optimizer of another shape.
     """
+    assert run.train_source is not None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a safe unpickler stumbles over other files in any way
+        run.net.load_state_dict(state["net"])
+        for trainer in run.step.trainers:
+            trainer.load_state_dict(state["trainers"][trainer.name])
+    except (RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise DataError(
-            f"load_weights(path=...) must be a file that save() or a CheckpointHandler wrote; "
-            f"{str(path)!r} cannot be read as one: {error!r}"
+            "fit(resume=...) must be given the net and the trainers of the run that it goes on "
+            f"with; received others: {error}. Build them as in that run, or use load_weights to "
+            "start a new run from its weights."
         ) from error
-    if isinstance(state, dict) and {"version", "net"} <= set(state):
-        state = {**state["net"], **state.get("validated", {})}
-    before = copy.deepcopy(net.state_dict())
-    try:
-        net.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        # What fits is loaded before torch complains of what does not.
-        net.load_state_dict(before)
-        raise DataError(
-            f"load_weights(path=...) must hold the weights of a {type(net).__name__}; "
-            f"{str(path)!r} does not: {error}"
-        ) from error
+    scaler = run.runtime.scaler
+    if scaler is not None and state["scaler"] is not None:
+        scaler.load_state_dict(state["scaler"])
+    _restore_counts(run, state["stats"])
+    run.train_source.take_up(state["place"])
+    if run.validation is not None:
+        run.validation.source.take_up(state["validation"])
+    for name, handler in run.hooks.named().items():
+        if name in state["handlers"]:
+            handler.load_state_dict(state["handlers"][name])
+
+
+def _restore_counts(run: Run, counts: Mapping[str, Any]) -> None:
+    stats = run.stats
+    for name in ("epoch", "step", "samples", "batches_done", "validation_due", "validated_at"):
+        setattr(stats, name, counts[name])
+    stats.train, stats.val = dict(counts["train"]), dict(counts["val"])
+    stats.best = {name: Best(*best) for name, best in counts["best"].items()}
+    stats.restart_clock(counts["elapsed"])
+    columns = stats.history.columns
+    stats.history.load_state_dict(counts["history"])
+    stats.history.columns.extend(c for c in columns if c not in stats.history.columns)
+    if counts["cut"] is not None and not run.target_reached():
+        # The row of a cut epoch is not one of a run that goes on through that epoch.
+        stats.history.rows[-1:] = counts["cut"]
+
+
+def take_up(run: Run, state: Mapping[str, Any]) -> None:
+    """Puts a run where it was inside its epoch: the data, sums, gradients and random streams."""
+    source = run.train_source
+    assert source is not None
+    if run.stats.batches_done:
+        run.iterator = source.rest(run.stats.epoch, state["place"])
+        run.train_metrics.load_state_dict(state["metrics"])
+        run.meter.load_state_dict(state["meter"])
+        run.step.accumulation.load_state_dict(state["gradients"], run.step.parameters)
+        run.stats.train = dict(state["stats"]["train"])
+    set_random_states(state["random"], run.runtime.device)

@@ -55,6 +55,8 @@ class TrainStats:
     iterations: int | None
     batches: int | None
     """Batches in one epoch; None when the loader does not say."""
+    batches_done: int
+    """Finished batches of this epoch; above 0 at `epoch_begin` where a run resumes inside one."""
 
     # The present moment.
     phase: Phase
@@ -71,6 +73,9 @@ class TrainStats:
     """Whether this batch ended with an optimizer step; False inside an accumulation group."""
     validation_due: bool
     """Whether a validation follows this batch, so that a saver can wait for its results."""
+
+    validated_at: int | None
+    """The step of the last validation that has results."""
 
     # Results.
     train: dict[str, float]
@@ -93,6 +98,8 @@ class TrainStats:
 
     # How the run ended, and where its time went (seconds of wall clock).
     stopped: str | None
+    interrupted: str | None
+    """Name of the signal that ended the run, such as "SIGTERM"."""
     error: BaseException | None
     _capture: Callable[[], dict[str, Any]] | None
     fetch_seconds: float
@@ -107,6 +114,7 @@ class TrainStats:
         "batch_index",
         "batch_size",
         "batches",
+        "batches_done",
         "best",
         "device",
         "epoch",
@@ -115,6 +123,7 @@ class TrainStats:
         "fetch_seconds",
         "history",
         "inputs",
+        "interrupted",
         "iterations",
         "loss",
         "losses",
@@ -138,11 +147,12 @@ class TrainStats:
         "update_seconds",
         "val",
         "val_data",
+        "validated_at",
         "validation_due",
     )
 
     def __init__(self, net: torch.nn.Module, device: torch.device) -> None:
-        self.epoch = self.step = self.samples = 0
+        self.epoch = self.step = self.samples = self.batches_done = 0
         self.epochs = self.iterations = self.batches = None
         self.phase = "train"
         self.clear_batch()
@@ -152,8 +162,8 @@ class TrainStats:
         self.history = History(["epoch", "step", "time", "lr", "complete"])
         self.net, self.device = net, device
         self.trainers = {}
-        self.runtime = self.run_dir = self.val_data = None
-        self.stopped = self.error = self._capture = None
+        self.runtime = self.run_dir = self.val_data = self.validated_at = None
+        self.stopped = self.interrupted = self.error = self._capture = None
         self.fetch_seconds = self.update_seconds = 0.0
         self.scratch = {}
         self._epoch_stop = False

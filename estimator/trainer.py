@@ -227,15 +227,20 @@ class BoundTrainer:
             self.scheduler.step(self.monitor.observe(stats))
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's and the scheduler's state."""
-        scheduler = None if self.scheduler is None else self.scheduler.state_dict()
-        return {"optimizer": self.optimizer.state_dict(), "scheduler": scheduler}
+        """The optimizer's and the scheduler's state, and what the next epoch's end depends on."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "used": self._used,
+            "stepped": self._stepped,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+        self._used, self._stepped = state["used"], state["stepped"]
 
 
 TrainerSpec = Trainer | str | type[Optimizer] | Optimizer

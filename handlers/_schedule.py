@@ -118,11 +118,11 @@ class Clock:
         stats: The run at the moment from which to count.
     """
 
-    __slots__ = ("_calls", "_next", "_start", "every")
+    __slots__ = ("_next", "_start", "calls", "every")
 
     def __init__(self, every: Every, stats: TrainStats) -> None:
         self.every = every
-        self._calls = 0
+        self.calls = 0
         self._start = time.perf_counter()
         self._next: float = self._after(self._count(stats))
 
@@ -132,7 +132,7 @@ class Clock:
             return stats.step
         if unit == "epochs":
             return stats.epoch
-        return self._calls if unit == "calls" else time.perf_counter() - self._start
+        return self.calls if unit == "calls" else time.perf_counter() - self._start
 
     def _after(self, count: float) -> float:
         n = self.every.n
@@ -142,13 +142,19 @@ class Clock:
             return n if count < n else float("inf")
         return n if self.every.unit == "seconds" else n + 1
 
+    def resume(self, calls: int) -> None:
+        """Goes on counting calls where a run that was stopped had come to."""
+        self.calls = calls
+        if self.every.unit == "calls":
+            self._next = self._after(calls)
+
     def due_at(self, count: float) -> bool:
         """Whether the schedule will be due when `count` units are finished."""
         return count >= self._next
 
     def due(self, stats: TrainStats) -> bool:
         """Whether the schedule has come round since it was last due."""
-        self._calls += 1
+        self.calls += 1
         count = self._count(stats)
         if count < self._next:
             return False

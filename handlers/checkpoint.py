@@ -5,21 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import os
-import uuid
-from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from estimator.handlers._checkpoint_files import (
-    Entry,
-    best_checkpoint,
-    free_name,
-    load_checkpoint,
-    read_manifest,
-    sweep,
-    write_manifest,
-    write_state,
-)
+from estimator.handlers._checkpoint_files import best_checkpoint, load_checkpoint
+from estimator.handlers._checkpoint_manifest import new_run
+from estimator.handlers._checkpoint_store import CheckpointStore
 from estimator.handlers.base import (
     ArgumentError,
     Band,
@@ -51,7 +41,13 @@ class CheckpointHandler(EventHandler):
     hold NaN are not saved, since they would push good ones out.
 
     The folder may hold several runs, one after the other: a run never deletes or overwrites
-    files that are not its own, and a resumed run goes on as the same run.
+    files that are not its own, and a resumed run goes on as the same run. While it trains it
+    holds a lock on the folder, which the system drops however the process ends. Where the
+    manifest is lost, the content of the files tells what there is.
+
+    When a signal ends the run, `interrupted.json` is written after the last checkpoint: `signal`,
+    `epoch`, `step`, `checkpoint` (the file's name) and `time` (UTC). The next run in the folder
+    removes it. A launcher can tell by it a run that is to go on, whatever the exit status.
 
     Args:
         folder: Where the files are; made at the beginning of training.
@@ -60,6 +56,9 @@ class CheckpointHandler(EventHandler):
         mode: "min" or "max"; None takes the direction that the value declares.
         keep_last: How many of the newest checkpoints stay, from 1 up.
         keep_best: How many with the best monitored values stay besides, from 0 up.
+        background: Whether files are written in a thread of their own. Training then waits only
+            for a copy of the state in the host's memory, and for a write that is still going on;
+            a failed write ends the run at the next batch, and the run's end waits for the last.
         band: When it runs within an event; PERSIST by default.
 
     Raises:
@@ -94,6 +93,7 @@ class CheckpointHandler(EventHandler):
         mode: Mode | None = None,
         keep_last: int = 3,
         keep_best: int = 1,
+        background: bool = False,
         band: Band | None = None,
     ) -> None:
         super().__init__(band=band)
@@ -114,38 +114,39 @@ class CheckpointHandler(EventHandler):
             )
         self.monitor = monitor
         self.mode = mode
+        self.background = background
         self.run_id = ""
         self._monitor = None if monitor is None else Monitor(monitor, mode=mode)
-        self._folder: Path | None = None
+        self._store: CheckpointStore | None = None
         self._clock: Clock | None = None
-        self._entries: list[Entry] = []
         self._epoch = 0
         self._wanted = False
-        self._seen: tuple[int, float] | None = None
+        self._seen: tuple[int, int, float] | None = None
 
     def train_begin(self, stats: TrainStats) -> None:
-        """Prepares the folder, and finds what this run has saved there before."""
+        """Prepares and locks the folder, and finds what this run has saved there before.
+
+        Raises:
+            FolderError: The folder cannot be written, or another run writes there.
+            DataError: Its manifest is damaged or of another schema.
+            MonitorError: The monitored value cannot appear in this run.
+        """
         if self._monitor is not None:
             self._monitor.resolve(stats, "CheckpointHandler")
         folder = writable_folder(self.folder, "CheckpointHandler(folder=...)")
-        sweep(folder)
-        self._entries = read_manifest(folder)
-        self.run_id = self.run_id or _new_id()
-        self._release_later(stats.step)
+        run = self.run_id or new_run()
+        self._store = CheckpointStore(
+            folder.absolute(),
+            run,
+            keep_last=self.keep_last,
+            keep_best=self.keep_best,
+            monitor=self._monitor,
+            background=self.background,
+        )
+        self._store.release_after(stats.step, stats.samples)
+        self.run_id = run
         self._clock = self.every.clock(stats)
         self._epoch, self._wanted, self._seen = stats.epoch, False, None
-        self._folder = folder
-
-    def _release_later(self, step: int) -> None:
-        """Gives up checkpoints from beyond the step from which the run goes on.
-
-        They are of a future that this run may not have, so they neither count for it nor are
-        its to delete.
-        """
-        other = _new_id()
-        for entry in self._mine():
-            if entry["step"] > step:
-                entry["run"], entry["best"] = other, False
 
     def epoch_begin(self, stats: TrainStats) -> None:
         """Notes which epoch this is."""
@@ -153,64 +154,63 @@ class CheckpointHandler(EventHandler):
 
     def batch_end(self, stats: TrainStats) -> None:
         """Saves where the schedule is due and no result of this very step is still to come."""
-        if stats.error is not None or self._clock is None:
+        if stats.error is not None or self._store is None or self._clock is None:
             return
+        self._store.collect(wait=False)
         if self.every.unit != "epochs" and self._clock.due(stats):
             self._wanted = True
         last = stats.batches is not None and stats.batch_index == stats.batches - 1
         more_to_come = last or stats.validation_due or _over(stats)
-        # Inside an accumulation group there are gradients, which a checkpoint does not hold.
+        # Inside an accumulation group a checkpoint has to hold the gradients as well.
         if self._wanted and stats.stepped and not more_to_come:
-            self._save(stats)
+            self._save(stats, self._store)
 
     def validation_end(self, stats: TrainStats) -> None:
         """Saves with the value of this validation; at the end of an epoch, `epoch_end` does."""
-        if stats.error is not None or stats.phase != "validation":
+        if stats.error is not None or stats.phase != "validation" or self._store is None:
             return
-        self._look(stats, "validation_end")
+        self._look(stats, "validation_end", self._store)
         inside = stats.epoch == self._epoch and not _over(stats)
-        if inside and (self._wanted or self._holds(stats.step)):
-            self._save(stats)
+        if inside and (self._wanted or self._store.holds(stats.step, stats.samples)):
+            self._save(stats, self._store)
 
     def epoch_end(self, stats: TrainStats) -> None:
         """Saves where the schedule is due, and where the run is over."""
-        if stats.error is not None or self._clock is None:
+        if stats.error is not None or self._store is None or self._clock is None:
             return
-        saved = self._holds(stats.step)
+        self._store.collect(wait=False)
+        saved = self._store.holds(stats.step, stats.samples)
         if stats.epoch > self._epoch:
-            self._look(stats, "epoch_end")
+            self._look(stats, "epoch_end", self._store)
             due = self.every.unit == "epochs" and self._clock.due(stats)
             # A file of this step was written before the epoch was known to end with it.
             self._wanted |= due or saved
         if self._wanted or (_over(stats) and not saved):
-            self._save(stats)
+            self._save(stats, self._store)
 
     def train_end(self, stats: TrainStats) -> None:
-        """Saves the last step of a run that did not fail, if it has no file yet."""
-        if stats.error is None and self._folder is not None and not self._holds(stats.step):
-            self._save(stats)
-        self._folder = self._clock = None
-        self.run_id = ""
+        """Saves the last step of a run that did not fail, if it has no file yet.
 
-    def _mine(self) -> list[Entry]:
-        return [entry for entry in self._entries if entry["run"] == self.run_id]
+        Raises:
+            FolderError: A checkpoint could not be written, and nothing else ended the run.
+        """
+        store, self._store, self._clock = self._store, None, None
+        try:
+            if store is not None and stats.error is None:
+                self._finish(stats, store)
+        finally:
+            self.run_id = ""
+            if store is not None:
+                store.close(stats.error)
 
-    def _holds(self, step: int) -> bool:
-        return any(entry["step"] == step for entry in self._mine())
+    def _finish(self, stats: TrainStats, store: CheckpointStore) -> None:
+        if not store.holds(stats.step, stats.samples):
+            self._save(stats, store)
+        if stats.interrupted is not None:
+            store.collect(wait=True)
+            store.mark(stats.interrupted, epoch=stats.epoch, step=stats.step)
 
-    def _ranked(self) -> list[Entry]:
-        """This run's checkpoints that have a value, best first, the earlier of equals first."""
-        if self._monitor is None:
-            return []
-        pairs = [
-            (e["value"], e)
-            for e in self._mine()
-            if e["value"] is not None and e["monitor"] == self.monitor
-        ]
-        pairs.sort(key=itemgetter(0), reverse=self._monitor.higher_is_better)
-        return [entry for _, entry in pairs]
-
-    def _look(self, stats: TrainStats, event: str) -> None:
+    def _look(self, stats: TrainStats, event: str, store: CheckpointStore) -> None:
         """Reads the monitored value, if this is its event and it was measured."""
         if self._monitor is None or self._monitor.event != event:
             return
@@ -219,49 +219,25 @@ class CheckpointHandler(EventHandler):
             return
         value = self._monitor.observe(stats)
         if math.isfinite(value):
-            ranked = self._ranked()
-            best = ranked[0]["value"] if ranked else None
-            self._wanted |= self.keep_best > 0 and self._monitor.improves(value, best)
-            self._seen = stats.step, value
+            improves = self._monitor.improves(value, store.best_value())
+            self._wanted |= self.keep_best > 0 and improves
+            self._seen = stats.step, stats.samples, value
 
-    def _save(self, stats: TrainStats) -> None:
+    def _save(self, stats: TrainStats, store: CheckpointStore) -> None:
         self._wanted = False
         if any(bool(p.isnan().any()) for p in stats.net.parameters()):
             _LOG.warning(
                 "CheckpointHandler: step %d is not saved, the weights hold NaN.", stats.step
             )
             return
-        assert self._folder is not None, "train_begin comes first"
-        name = free_name(self._folder, stats.step, self._entries)
-        value = self._seen[1] if self._seen is not None and self._seen[0] == stats.step else None
-        entry = Entry(
-            file=name,
-            sha256=write_state(self._folder / name, stats.snapshot()),
-            run=self.run_id,
+        place = stats.step, stats.samples
+        store.save(
+            stats.snapshot(),
             epoch=stats.epoch,
             step=stats.step,
-            monitor=self.monitor,
-            value=value,
-            best=False,
+            samples=stats.samples,
+            value=self._seen[2] if self._seen is not None and self._seen[:2] == place else None,
         )
-        self._list(entry)
-
-    def _list(self, entry: Entry) -> None:
-        """Makes the manifest with a new checkpoint durable, then deletes what it dropped."""
-        assert self._folder is not None, "train_begin comes first"
-        replaced = [e for e in self._mine() if e["step"] == entry["step"]]
-        self._entries = [e for e in self._entries if e not in replaced] + [entry]
-        ranked, mine = self._ranked()[: self.keep_best], self._mine()
-        for e in mine:
-            e["best"] = e in ranked[:1]
-        dropped = [e for e in mine[: -self.keep_last] if e not in ranked]
-        self._entries = [e for e in self._entries if e not in dropped]
-        write_manifest(self._folder, self._entries)
-        for e in replaced + dropped:
-            try:
-                (self._folder / e["file"]).unlink(missing_ok=True)
-            except OSError as error:
-                _LOG.warning("CheckpointHandler: %s cannot be deleted (%s).", e["file"], error)
 
 
 def _count(number: object, argument: str, least: int) -> int:
@@ -271,10 +247,6 @@ def _count(number: object, argument: str, least: int) -> int:
             f"fraction; received {number!r}."
         )
     return number
-
-
-def _new_id() -> str:
-    return uuid.uuid4().hex[:8]
 
 
 def _over(stats: TrainStats) -> bool:

@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 
 from estimator import ArgumentError, ArgumentTypeError
-from estimator.data import split_fraction
+from estimator.splitting import split_fraction
 
 
 class Doubling(DataLoader[Any]):

@@ -28,8 +28,9 @@ from torch.utils.data import (
 )
 
 from estimator import DataError, Estimator, Trainer, TrainStats, with_uids
-from estimator.data import Source, random_state_kept
+from estimator.data import Source
 from estimator.handlers import EventHandler
+from estimator.randomness import random_state_kept
 
 READY: Any = pairs(10, 4)
 ROWS: Any = list(zip(numbers(4), numbers(4), strict=True))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoint_runs import SAMPLES
 from torch import nn
 
 from estimator import Estimator, Trainer
@@ -68,7 +69,7 @@ class Fail(Stop):
 
 
 def data() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(torch.randn(3, 2), torch.randn(3, 1)) for _ in range(BATCHES)]
+    return [(torch.randn(SAMPLES, 2), torch.randn(SAMPLES, 1)) for _ in range(BATCHES)]
 
 
 class Unsized:

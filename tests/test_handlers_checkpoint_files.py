@@ -41,31 +41,9 @@ stats.capture_with(lambda: {"step": stats.step})
 saver = CheckpointHandler(sys.argv[1])
 saver.train_begin(stats)
 for stats.step in (1, 2):
-    saver._save(stats)
+    stats.epoch = stats.step
+    saver.epoch_end(stats)
 """
-
-
-def run(folder: Path, *states: dict[str, Any], keep_last: int = 3) -> None:
-    """A run with one checkpoint for each state, at the steps 1, 2, ..."""
-    stats = TrainStats(nn.Linear(1, 1), torch.device("cpu"))
-    saver = CheckpointHandler(folder, keep_last=keep_last)
-    saver.train_begin(stats)
-    for state in states:
-        saver.epoch_begin(stats)
-        stats.step, stats.epoch = stats.step + 1, stats.epoch + 1
-        stats.capture_with(lambda state=state: state)  # type: ignore[misc]  # bound by default
-        saver.epoch_end(stats)
-    saver.train_end(stats)
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:100])
 
 
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
@@ -77,7 +55,7 @@ def test_a_damaged_newest_falls_back_to_the_one_before(
     assert torch.equal(load_checkpoint(tmp_path)["n"], torch.ones(50))
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "step_00000003.pt' must be a whole checkpoint" in caplog.messages[0]
-    assert "fell back to step_00000002.pt" in caplog.messages[1]
+    assert f"Fell back to step_00000002.pt of {tmp_path}: step_00000003.pt is damaged" in caplog.text
     with pytest.raises(DataError, match=r"step_00000003.pt' must be a whole checkpoint"):
         load_checkpoint(tmp_path / "step_00000003.pt")
 
@@ -99,12 +77,13 @@ def test_one_flipped_bit_is_what_only_the_hash_sees(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_good_checkpoint_is_never_a_fresh_start(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no good checkpoint.*damaged: none, .*listed .*: none"):
+    with pytest.raises(DataError, match="or a folder that holds one; there is none"):
         load_checkpoint(tmp_path)
     run(tmp_path, {"n": 1})
     run(tmp_path, {"n": 2})
     flip(tmp_path / "step_00000001_1.pt")
-    with pytest.raises(DataError, match=r"damaged: \['step_00000001_1.pt'\].*Pass the path"):
+    words = r"received step_00000001_1.pt is damaged. Listed .*: step_00000001.pt, step_00000001_1.pt"
+    with pytest.raises(DataError, match=f"good checkpoint of its newest run; {words}. Name another"):
         load_checkpoint(tmp_path)
     assert load_checkpoint(tmp_path / "step_00000001.pt") == {"n": 1}
     with pytest.raises(DataError, match="No such file"):
@@ -183,35 +162,6 @@ def test_a_system_that_cannot_open_folders_saves_too(
     assert load_checkpoint(tmp_path) == {"n": 1}
 
 
-class Planted:
-    """Unpickling one of these makes a file."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.target,)
-
-
-def test_no_code_runs_from_a_file(tmp_path: Path) -> None:
-    run(tmp_path, {"n": 1}, {"n": 2})
-    target, newest = tmp_path / "ran", tmp_path / "step_00000002.pt"
-    torch.save({"n": Planted(target)}, newest)
-    text = (tmp_path / "manifest.json").read_text("utf-8")
-    content = json.loads(text)
-    content["checkpoints"][1]["sha256"] = hashlib.sha256(newest.read_bytes()).hexdigest()
-    (tmp_path / "manifest.json").write_text(json.dumps(content), "utf-8")
-    with pytest.raises(DataError, match="objects that could run code, which are never loaded"):
-        load_checkpoint(newest)
-    assert load_checkpoint(tmp_path) == {"n": 1}
-    (tmp_path / "raw").write_bytes(pickle.dumps({"n": Planted(target)}))
-    with pytest.raises(DataError, match="must be a whole checkpoint"):
-        load_checkpoint(tmp_path / "raw")
-    assert not target.exists()
-    torch.load(newest, weights_only=False)
-    assert target.exists(), "the planted file does run where it is let"
-
-
 def test_a_file_that_holds_something_else_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save([1], tmp_path / "list.pt")
     with pytest.raises(DataError, match="it holds a list"):
@@ -268,7 +218,7 @@ def first(entry: dict[str, Any], **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda entry: first(entry) | {"schema": 2},
+        lambda entry: first(entry, step="1"),
         lambda entry: first(entry, file="../outside.pt"),
         lambda entry: first(entry, file=".."),
         lambda entry: first(entry, file="/outside.pt"),
@@ -288,7 +238,7 @@ def test_a_manifest_that_is_not_ours_is_left_alone(tmp_path: Path, make: Any) ->
     path.write_text(text, "utf-8")
     for read in (load_checkpoint, best_checkpoint, lambda folder: run(folder, {"n": 2})):
         with pytest.raises(
-            DataError, match=r"must be a manifest of checkpoints, schema 1.*Move it"
+            DataError, match=r"must be a manifest of checkpoints, schema 1.*received another.*Move it"
         ):
             read(folder)
     assert path.read_text("utf-8") == text

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoint_runs import SAMPLES
 from test_handlers_checkpoint import BATCHES, NAN, Fail, Weights, data, fit, manifest, steps
 from torch import nn
 
@@ -55,7 +56,7 @@ def resumed(folder: Path, epoch: int, handler: CheckpointHandler) -> TrainStats:
     handler.load_state_dict(state["handlers"]["CheckpointHandler"])
     stats = TrainStats(nn.Linear(2, 1), torch.device("cpu"))
     stats.monitors, stats.epochs = {"val_loss": False}, 100
-    stats.epoch, stats.step = epoch, epoch * BATCHES
+    stats.epoch, stats.step, stats.samples = epoch, epoch * BATCHES, epoch * BATCHES * SAMPLES
     stats.capture_with(lambda: {"stats": {"epoch": stats.epoch, "step": stats.step}})
     return stats
 
@@ -65,6 +66,7 @@ def go_on(handler: CheckpointHandler, stats: TrainStats, losses: Sequence[float]
     for loss in losses:
         handler.epoch_begin(stats)
         stats.epoch, stats.step = stats.epoch + 1, stats.step + BATCHES
+        stats.samples += BATCHES * SAMPLES
         stats.phase, stats.val = "validation", {"loss": loss}
         handler.validation_end(stats)
         handler.epoch_end(stats)
@@ -193,7 +195,7 @@ def test_the_order_of_a_save_is_file_then_manifest_then_deletion(
     fit(CheckpointHandler(tmp_path, keep_last=1))
     durable = ["sync", "rename {}", "sync folder"]
     saved = [line.format(f) for f in ("step_00000008.pt", "manifest.json") for line in durable]
-    assert done[6:] == [*saved, "delete step_00000004.pt"]
+    assert done[6:] == [*saved, "delete step_00000004.pt", "delete .lock"]
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path: Path) -> None:

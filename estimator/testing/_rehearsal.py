@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from estimator.data import random_state_kept
 from estimator.estimator import Estimator
-from estimator.fitting import seed_everything
 from estimator.handlers.base import Band, EventHandler
+from estimator.randomness import random_state_kept, seed_everything
 from estimator.stats import TrainStats
 from estimator.testing._watch import PlannedError, Probe, counted_reads, random_streams
 from estimator.trainer import Trainer

@@ -12,9 +12,9 @@ from pathlib import Path
 from torch import nn
 from torch.utils.data import DataLoader
 
-from estimator.data import random_state_kept
 from estimator.dispatch import as_handler
 from estimator.handlers.base import EVENTS, ArgumentError, Band, DataError, EventHandler
+from estimator.randomness import random_state_kept
 from estimator.stats import TrainStats
 from estimator.testing._rehearsal import MEASURED, Rehearsal
 from estimator.testing._watch import (
