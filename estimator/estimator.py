@@ -223,7 +223,7 @@ class Estimator:
         chosen = chosen_handlers(self.handlers, handlers)
         run, source = evaluation_run(self, data, "predict", chosen, batch_size)
         collected: list[Any] = []
-        run.collected = collected
+        run.evaluation.collected = collected
         loop.evaluate(run, source, "predict")
         return concatenate(collected)
 

@@ -92,20 +92,21 @@ def optimize(run: Run) -> None:
 def evaluate(run: Run, source: Source, phase: Phase) -> None:
     """One pass without gradients: a validation, an `evaluate` or a `predict`."""
     stats, hooks = run.stats, run.hooks
-    with run.evaluating(source, phase):
+    evaluation = run.evaluation
+    with evaluation.of(source, phase):
         try:
             hooks.begin("validation_begin")
             with torch.no_grad():
-                for batch in run.evaluation_batches(source):
+                for batch in evaluation.batches(source):
                     run.step.open(batch)
                     run.step.evaluate()
-                    run.count_evaluated()
+                    evaluation.count()
                     for hook in hooks.validation_batch_end:
                         hook(stats)
-                    if run.gives_up():
+                    if evaluation.gives_up():
                         break
                 else:
-                    run.close_evaluation()
+                    evaluation.close()
         except BaseException as error:
             hooks.fail(error, "validation_end")
             raise

@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from estimator.data import Source
 from estimator.dispatch import Dispatch
+from estimator.evaluation import Evaluation
 from estimator.handlers.base import DataError
 from estimator.interrupt import Interruption
 from estimator.meter import LossMeter
 from estimator.metrics import MetricSet
 from estimator.processor import BatchProcessor
 from estimator.rows import Rows
-from estimator.runtime import Runtime, detach, move
+from estimator.runtime import Runtime
 from estimator.snapshot import capture, restore, take_up
-from estimator.stats import Phase, TrainStats
+from estimator.stats import TrainStats
 from estimator.step import Step
 from estimator.validation import Validation
 
@@ -52,19 +52,17 @@ class Run:
         self.stats, self.hooks, self.runtime = stats, hooks, runtime
         self.step = Step(stats, processor, runtime=runtime, needs=hooks.needs)
         self.net: nn.Module = stats.net
-        self.train_metrics, self.val_metrics = metrics.copy(), metrics.copy()
-        self.meter, self.val_meter = LossMeter(runtime.device), LossMeter(runtime.device)
+        self.train_metrics, self.meter = metrics.copy(), LossMeter(runtime.device)
+        self.evaluation = Evaluation(self, metrics)
         self.train_source: Source | None = None
         self.validation: Validation | None = None
         self.rows = Rows(stats)
-        self.collected: list[Any] | None = None
         self.config: dict[str, str] = {}
         """The settings that decide what is computed, as text."""
         self.interruption = Interruption()
         self.iterator: Iterator[Any] | None = None
         """The present epoch's batches; made by the loop, or before it where a run resumes."""
-        self.is_validating = False
-        self._is_last = self._inside = self._gave_up = False
+        self._is_last = self._inside = False
         self._resumes: dict[str, Any] | None = None
         stats.metrics = self.train_metrics
 
@@ -243,7 +241,7 @@ class Run:
 
     def close_epoch(self, complete: bool) -> None:
         """Advances schedulers that count epochs and writes the row."""
-        if self._gave_up:
+        if self.evaluation.gave_up:
             # A run that goes on from here has the validation before it, and the epoch's end.
             self.stats.epoch -= complete
             complete = False
@@ -265,73 +263,20 @@ class Run:
             # A device that has failed cannot be read, and the first exception is the one to see.
             error.add_note(f"The results of the epoch could not be read: {second!r}")
 
-    @contextlib.contextmanager
-    def evaluating(self, source: Source, phase: Phase) -> Iterator[None]:
-        """The net in evaluation mode, and everything as it was afterwards."""
+    def close_validation(self) -> None:
+        """Lets the results of a validation, which are there, take effect."""
         stats = self.stats
-        modes = [(module, module.training) for module in self.net.modules()]
-        before = (stats.phase, stats.metrics, stats.batches, stats.batch_index)
-        stats.clear_batch()
-        stats.phase, stats.metrics = phase, self.val_metrics
-        stats.batches = source.batches
-        self.val_meter.reset()
-        self.is_validating, self._gave_up = True, False
-        self.net.eval()
-        try:
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
-            self.is_validating = False
-            stats.clear_batch()
-            stats.phase, stats.metrics, stats.batches, stats.batch_index = before
-
-    def evaluation_batches(self, source: Source) -> Iterator[Any]:
-        """The batches of one evaluation."""
-        index = -1
-        for index, batch in enumerate(source.epoch()):
-            self.stats.batch_index = index
-            yield batch
-        if index < 0:
-            raise source.empty()
-
-    def count_evaluated(self) -> None:
-        """Counts a batch of an evaluation, or keeps its outputs in a prediction."""
-        stats, step = self.stats, self.step
-        if self.collected is not None:
-            self.collected.append(move(detach(stats.outputs), torch.device("cpu")))
-        elif stats.loss is not None:
-            assert stats.batch_size is not None
-            self.val_meter.add(
-                stats.loss, stats.losses, step.weight, stats.batch_size, is_sum=step.evaluates_sum
-            )
-
-    def gives_up(self) -> bool:
-        """Whether a signal ends this validation, which then has no results."""
-        self.heed_signal()
-        self._gave_up = self.stats.phase == "validation" and self.stats.interrupted is not None
-        if self._gave_up:
-            self.stats.val = {}
-        return self._gave_up
-
-    def close_evaluation(self) -> None:
-        """Reads the results to the host, once."""
-        stats = self.stats
-        if stats.phase == "predict":
-            return
-        stats.val = self.runtime.host(self.val_meter.means() | self.val_metrics.compute())
-        if stats.phase == "validation":
-            stats.validated_at = stats.step
-            stats.validation_due = False
-            for trainer in self.step.trainers:
-                trainer.after_value("validation_end", stats)
-            self.close_inside()
+        stats.validated_at = stats.step
+        stats.validation_due = False
+        for trainer in self.step.trainers:
+            trainer.after_value("validation_end", stats)
+        self.close_inside()
 
     def close_inside(self) -> None:
         """Writes the row of a validation in the middle of an epoch."""
         if self._inside and self.stats.validated_at == self.stats.step:
             # A checkpoint at validation_end holds this row.
-            self.is_validating = False
+            self.evaluation.is_open = False
             self.rows.add(complete=False)
 
 

@@ -24,7 +24,7 @@ def capture(run: Run) -> dict[str, Any]:
     Raises:
         EstimatorError: A validation is not closed, so that nothing could go on from here.
     """
-    if run.is_validating:
+    if run.evaluation.is_open:
         raise EstimatorError(
             "snapshot() needs a moment from which a run can go on: any event of training, or the "
             "end of a validation inside an epoch; received one within a validation. At the end "
