@@ -78,6 +78,7 @@ class Source:
         self.device = torch.device("cpu") if device is None else device
         self._held: Iterator[Any] | None = None
         self._began: dict[str, Any] | None = None
+        self._at_end = False
 
     def epoch(self, number: int = 0) -> Iterator[Any]:
         """An iterator over the batches of one epoch.
@@ -92,7 +93,12 @@ class Source:
         set_epoch(self.data, number)
         if self.kind == "again":
             self._began = loader_state(self.data, self.device)
-        return iter(self.data)
+        iterator = iter(self.data)
+        if not self._at_end:
+            return iterator
+        # A loader whose state is that of an epoch's end may have nothing left to give at first.
+        self._at_end, batch = False, next(iterator, self)
+        return iter(self.data) if batch is self else itertools.chain([batch], iterator)
 
     def first(self) -> Any:
         """The first batch of the coming epoch, which stays in that epoch.
@@ -115,7 +121,7 @@ class Source:
         if self.kind == "sampler":
             sampler = data.batch_sampler
             place |= {n: getattr(sampler, n) for n in ("seed", "samples", "batch_size")}
-        elif self.kind == "state" and done:
+        elif self.kind == "state":
             place["state"] = data.state_dict()
         elif self.kind == "again" and done:
             place["began"] = self._began
@@ -123,7 +129,8 @@ class Source:
 
     def finds(self, place: Mapping[str, Any]) -> bool:
         """Whether this data can go on at a place."""
-        return place["done"] == 0 or self.kind == place["kind"] != "ends"
+        inside: bool = place["done"] > 0
+        return not inside or self.kind == place["kind"] != "ends"
 
     def take_up(self, place: Mapping[str, Any]) -> None:
         """Prepares the epochs to come for a run that goes on at a place.
@@ -147,6 +154,9 @@ class Source:
             set_generators(data, place["generators"], self.argument)
             if self.kind == "sampler":
                 here.seed = place["seed"]
+            elif self.kind == "state":
+                data.load_state_dict(place["state"])
+                self._at_end = place["done"] == 0
 
     def rest(self, number: int, place: Mapping[str, Any]) -> Iterator[Any]:
         """An iterator over the batches that are left of an epoch.
@@ -164,8 +174,6 @@ class Source:
             rest = begin_again(data, self._began, done, self.device, self.argument)
             set_generators(data, after, self.argument)
             return rest
-        if self.kind == "state":
-            data.load_state_dict(place["state"])
         return iter(data)
 
     def sample(self) -> Any:

@@ -173,7 +173,6 @@ class Estimator:
             self._fitting = True
             if resume and run.target_reached():
                 notice(f"Nothing left to train: {run.stats!r}.", show=progress)
-                return run.stats
             with interruptible(run.interruption), run.going_on():
                 loop.train(run)
         finally:

@@ -34,13 +34,16 @@ def kind_of(data: Iterable[Any]) -> Kind:
 
     Returns:
         "sampler": a `ResumableSampler` begins where it is told. "state": the loader has a
-        `state_dict` of its own. "again": a DataLoader of torch's own parts, whose batches are
-        fetched again from the epoch's beginning and dropped. "ends": only between two epochs.
+        `state_dict` of its own. "again": a list of batches, or a DataLoader of torch's own parts,
+        whose batches are fetched again from the epoch's beginning and dropped. "ends": only
+        between two epochs.
     """
     if isinstance(data, DataLoader) and isinstance(data.batch_sampler, ResumableSampler):
         return "sampler"
     if hasattr(data, "state_dict") and hasattr(data, "load_state_dict"):
         return "state"
+    if isinstance(data, (list, tuple)):
+        return "again"
     if isinstance(data, DataLoader) and is_stock(data):
         if isinstance(data.dataset, IterableDataset) or data.batch_sampler is None:
             return "ends"
@@ -57,15 +60,15 @@ def set_epoch(data: Any, epoch: int, start: int = 0) -> None:
         batch_sampler.set_epoch(epoch, start)
         return
     for part in (getattr(data, "sampler", None), batch_sampler):
-        if hasattr(part, "set_epoch"):
+        if part is not None and hasattr(part, "set_epoch"):
             part.set_epoch(epoch)
 
 
 def generators(data: Any) -> list[torch.Generator]:
     """The random generators that a loader and its samplers own, each once."""
     batch_sampler = getattr(data, "batch_sampler", None)
-    parts = (data, getattr(data, "sampler", None), batch_sampler)
-    parts += (getattr(batch_sampler, "sampler", None),)
+    inner = getattr(batch_sampler, "sampler", None)
+    parts = (data, getattr(data, "sampler", None), batch_sampler, inner)
     found = [getattr(part, "generator", None) for part in parts]
     unique = {id(g): g for g in found if isinstance(g, torch.Generator)}
     return list(unique.values())
@@ -109,7 +112,7 @@ def begin_again(
     """
     set_random_states(began["streams"], device)
     set_generators(data, began["generators"], argument)
-    iterator = iter(data)
+    iterator: Iterator[Any] = iter(data)
     seen = sum(1 for _ in itertools.islice(iterator, done))
     if seen < done:
         raise DataError(

@@ -89,10 +89,13 @@ def check_fit(run: Run, state: Mapping[str, Any]) -> None:
     Raises:
         DataError: Others, which are listed.
     """
-    own = {name for name, h in run.hooks.named().items() if h.state_dict()}
-    named = {"handlers": own, "trainers": {trainer.name for trainer in run.step.trainers}}
-    for what, here in named.items():
-        unknown, missing = sorted(set(state[what]) - here), sorted(here - set(state[what]))
+    handlers = run.hooks.named()
+    trainers = {trainer.name for trainer in run.step.trainers}
+    with_state = {name for name, handler in handlers.items() if handler.state_dict()}
+    # Handlers without a state, such as a progress bar, may come and go.
+    checks = (("handlers", set(handlers), with_state), ("trainers", trainers, trainers))
+    for what, here, needed in checks:
+        unknown, missing = sorted(set(state[what]) - here), sorted(needed - set(state[what]))
         if unknown or missing:
             raise DataError(
                 f"fit({what}=...) must be those of the run that resume goes on with; its "

@@ -82,9 +82,12 @@ def _split_loader(
 def _split_resumable(
     loader: DataLoader[Any], sampler: ResumableSampler, train: Subset[Any], val: Subset[Any]
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    order = {"shuffle": sampler.shuffle, "drop_last": sampler.drop_last, "seed": sampler.seed}
     size = sampler.batch_size
+    order = ResumableSampler(
+        train, size, shuffle=sampler.shuffle, drop_last=sampler.drop_last, seed=sampler.seed
+    )
+    held_out = ResumableSampler(val, size, shuffle=False)
     return (
-        loader_like(loader, train, batch_sampler=ResumableSampler(train, size, **order)),
-        loader_like(loader, val, batch_sampler=ResumableSampler(val, size, shuffle=False)),
+        loader_like(loader, train, batch_sampler=order),
+        loader_like(loader, val, batch_sampler=held_out),
     )
