@@ -38,7 +38,8 @@ check: $(INSTALLED) ## lint, format and strict types
 	cd $(TYPED) && $(CURDIR)/$(PY) -m mypy --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache estimator tests
 
-bench: $(INSTALLED) ## time the loop against a hand-written one
+bench: $(INSTALLED) ## time the loop against a hand-written one, and checkpoints
+	$(PY) benchmarks/checkpoint.py
 	$(PY) benchmarks/loop.py
 
 docs-test: $(INSTALLED) ## run every example of the README, the guide and the docstrings

@@ -119,3 +119,16 @@ def test_nothing_to_measure_is_refused() -> None:
     run = run_benchmark("--steps", "0")
     assert run.returncode == 2
     assert "--rounds and --steps must be at least 1" in run.stderr
+
+
+def test_the_checkpoint_benchmark_tells_both_ways_of_writing(tmp_path: Path) -> None:
+    options = ["--megabytes", "1", "--epochs", "3", "--out", str(tmp_path)]
+    command = [sys.executable, "-W", "error", "benchmarks/checkpoint.py", *options]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    numbers = json.loads((tmp_path / "checkpoint.json").read_text("utf-8"))
+    assert list(numbers) == ["in the loop", "background=True"]
+    for name, measured in numbers.items():
+        assert 0 < measured["median_ms"] <= measured["most_ms"]
+        assert f"| {name} | {measured['median_ms']:.1f} | {measured['most_ms']:.1f} |" in run.stdout
+    assert (tmp_path / "checkpoint.md").read_text("utf-8") == run.stdout
