@@ -70,10 +70,10 @@ def _write(path: Path, fill: Callable[[BinaryIO], object]) -> str:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError that comes of the OSError.
-        reason = error if isinstance(error, OSError) else error.__context__
+        # What a write raises (a full disk, Ctrl-C), torch.save hides behind a RuntimeError.
+        reason = error if isinstance(error, OSError) else error.__context__ or error
         if not isinstance(reason, OSError):
-            raise
+            raise reason from None
         raise FolderError(
             f"CheckpointHandler(folder=...): {path.name!r} cannot be written to "
             f"{str(path.parent)!r} ({reason}). The checkpoints before it are untouched. Make room "

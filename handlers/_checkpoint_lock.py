@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 
 from estimator.handlers.base import FolderError
@@ -77,8 +78,13 @@ def _locks_here() -> weakref.WeakSet[FolderLock]:
     """
     locks: weakref.WeakSet[FolderLock] = weakref.WeakSet()
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: [lock.let_go() for lock in list(locks)])
+        os.register_at_fork(after_in_child=functools.partial(_let_go, locks))
     return locks
+
+
+def _let_go(locks: Iterable[FolderLock]) -> None:
+    for lock in list(locks):
+        lock.let_go()
 
 
 def _locked(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -55,14 +56,13 @@ def read_manifest(folder: Path) -> list[Entry]:
     if not content.strip(b"\0"):
         _LOG.warning("%s is empty, as after a power cut; it counts as missing.", path)
         return []
-    try:
+    schema: object = SCHEMA
+    # What is damaged can be any JSON, or none.
+    with contextlib.suppress(ValueError, LookupError, TypeError):
         manifest = json.loads(content)
-        schema, entries = manifest["schema"], manifest["checkpoints"]
-        sound = all(_is_entry(entry) for entry in entries)
-    except (ValueError, LookupError, TypeError):
-        schema, entries, sound = SCHEMA, [], False
-    if schema == SCHEMA and sound:
-        return list(entries)
+        schema = manifest["schema"]
+        if schema == SCHEMA and all(_is_entry(entry) for entry in manifest["checkpoints"]):
+            return list(manifest["checkpoints"])
     if schema == SCHEMA:
         what = "another content. Move it away: the checkpoints are then found by what they hold"
     else:

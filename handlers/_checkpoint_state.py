@@ -52,7 +52,7 @@ def _unsafe(value: object, path: str) -> Iterator[str]:
         for i, item in enumerate(value):
             if type(item) not in _PLAIN:
                 yield from _unsafe(item, f"{path}[{i}]")
-    elif kind not in _PLAIN:
+    else:
         yield f"{path.lstrip('.')}: {kind.__module__}.{kind.__qualname__}"
 
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from estimator.handlers._checkpoint_disk import free_name, sweep, write_json, write_state
 from estimator.handlers._checkpoint_lock import FolderLock
@@ -24,6 +24,9 @@ from estimator.handlers._checkpoint_manifest import (
 from estimator.handlers._checkpoint_state import check_plain, host_copy
 from estimator.handlers._checkpoint_writer import Writer
 from estimator.handlers.base import FolderError, Monitor
+
+if TYPE_CHECKING:
+    from estimator.distributed import World
 
 MARKER = "interrupted.json"
 _LOG = logging.getLogger("estimator")
@@ -44,6 +47,8 @@ class CheckpointStore:
         keep_best: How many with the best values of `monitor` stay besides.
         monitor: Whose values rank the checkpoints; resolved.
         background: Whether files are written in a thread of their own.
+        world: The processes that save together. The first one reads and writes; the others know
+            what is listed, and get its errors.
 
     Raises:
         FolderError: Another run writes there.
@@ -59,19 +64,25 @@ class CheckpointStore:
         keep_best: int,
         monitor: Monitor | None,
         background: bool,
+        world: World,
     ) -> None:
-        self._folder, self._run = folder, run
+        self._folder, self._run, self._world = folder, run, world
         self._keep_last, self._keep_best = keep_last, keep_best
         self._monitor = monitor
-        self._writer = Writer() if background else None
-        self._lock = FolderLock(folder)
+        self._writer = Writer() if background and world.rank == 0 else None
+        self._lock: FolderLock | None = None
+        self._entries = world.first(self._opened)
+
+    def _opened(self) -> list[Entry]:
+        self._lock = FolderLock(self._folder)
         try:
-            sweep(folder)
-            self._entries = self._found()
-            (folder / MARKER).unlink(missing_ok=True)
+            sweep(self._folder)
+            entries = self._found()
+            (self._folder / MARKER).unlink(missing_ok=True)
         except BaseException:
             self._lock.release()
             raise
+        return entries
 
     def _found(self) -> list[Entry]:
         entries = read_manifest(self._folder)
@@ -129,6 +140,8 @@ class CheckpointStore:
     ) -> None:
         """Writes a checkpoint, or begins to, once the one before it is written.
 
+        All processes call it together, and go on once the first one has done it.
+
         Args:
             state: It may share memory with the run.
             epoch: Finished epochs.
@@ -140,10 +153,8 @@ class CheckpointStore:
             DataError: The state holds something that a safe load refuses.
             FolderError: It cannot be written, or the one before it could not.
         """
-        self.collect(wait=True)
-        check_plain(state)
         entry = Entry(
-            file=free_name(self._folder, step, (e["file"] for e in self._entries)),
+            file="",
             sha256="",
             run=self._run,
             epoch=epoch,
@@ -153,13 +164,21 @@ class CheckpointStore:
             value=value,
             best=False,
         )
+        self._entries = self._world.first(lambda: self._saved(state, entry))
+
+    def _saved(self, state: Mapping[str, Any], entry: Entry) -> list[Entry]:
+        """The list with a checkpoint that is written, or is being written."""
+        self.collect(wait=True)
+        check_plain(state)
+        known = (e["file"] for e in self._entries)
+        entry["file"] = free_name(self._folder, entry["step"], known)
         kept, dropped = self._plan(entry)
         if self._writer is None:
             self._write(state, entry, kept, dropped)
         else:
             task = functools.partial(self._write, host_copy(state), entry, kept, dropped)
             self._writer.start(task)
-        self._entries = kept
+        return kept
 
     def _plan(self, entry: Entry) -> tuple[list[Entry], list[str]]:
         """The list with a new checkpoint, and the files that are then no longer on it."""
@@ -213,7 +232,7 @@ class CheckpointStore:
             "checkpoint": mine[-1]["file"] if mine else None,
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        write_json(self._folder / MARKER, content)
+        self._world.first(lambda: write_json(self._folder / MARKER, content))
 
     def close(self, failure: BaseException | None) -> None:
         """Ends the writing and lets the next run in.
@@ -223,10 +242,15 @@ class CheckpointStore:
                 where there is none.
         """
         try:
-            self.collect(wait=True)
+            if failure is None:
+                self._world.first(lambda: self.collect(wait=True))
+            else:
+                # The others are elsewhere when one fails.
+                self.collect(wait=True)
         except Exception as error:
             if failure is None:
                 raise
             failure.add_note(f"The last checkpoint could not be written either: {error}")
         finally:
-            self._lock.release()
+            if self._lock is not None:
+                self._lock.release()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from estimator.handlers._checkpoint_files import best_checkpoint, load_checkpoint
 from estimator.handlers._checkpoint_manifest import new_run
 from estimator.handlers._checkpoint_store import CheckpointStore
+from estimator.handlers._parts import own_part
 from estimator.handlers.base import (
     ArgumentError,
     Band,
@@ -41,7 +42,8 @@ class CheckpointHandler(EventHandler):
     hold NaN are not saved, since they would push good ones out.
 
     The folder may hold several runs, one after the other: a run never deletes or overwrites
-    files that are not its own, and a resumed run goes on as the same run. While it trains it
+    files that are not its own, and a resumed run goes on as the same run. Of several processes
+    the first one writes, and one file holds what all of them need. While it trains it
     holds a lock on the folder, which the system drops however the process ends. Where the
     manifest is lost, the content of the files tells what there is.
 
@@ -133,15 +135,19 @@ class CheckpointHandler(EventHandler):
         """
         if self._monitor is not None:
             self._monitor.resolve(stats, "CheckpointHandler")
-        folder = writable_folder(self.folder, "CheckpointHandler(folder=...)")
-        run = self.run_id or new_run()
+        world = stats.world
+        folder = world.first(
+            lambda: writable_folder(self.folder, "CheckpointHandler(folder=...)").absolute()
+        )
+        run = world.first(lambda: self.run_id or new_run())
         self._store = CheckpointStore(
-            folder.absolute(),
+            folder,
             run,
             keep_last=self.keep_last,
             keep_best=self.keep_best,
             monitor=self._monitor,
             background=self.background,
+            world=world,
         )
         self._store.release_after(stats.step, stats.samples)
         self.run_id = run
@@ -225,7 +231,8 @@ class CheckpointHandler(EventHandler):
 
     def _save(self, stats: TrainStats, store: CheckpointStore) -> None:
         self._wanted = False
-        if any(bool(p.isnan().any()) for p in stats.net.parameters()):
+        damaged = any(bool(own_part(p).isnan().any()) for p in stats.net.parameters())
+        if any(stats.world.most([damaged])):
             _LOG.warning(
                 "CheckpointHandler: step %d is not saved, the weights hold NaN.", stats.step
             )

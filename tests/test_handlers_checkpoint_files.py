@@ -1,12 +1,11 @@
-"""Files of checkpoints: damage is found, a kill leaves them whole, no code runs from them."""
+"""Files of checkpoints: damage is found, a kill leaves them whole, what is saved can be loaded."""
 
 from __future__ import annotations
 
 import collections
-import hashlib
 import json
 import os
-import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,29 +14,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoint_runs import cut, files, flip, run
 from torch import nn
 
 from estimator.handlers.base import DataError, FolderError
-from estimator.handlers.checkpoint import CheckpointHandler, best_checkpoint, load_checkpoint
-from estimator.stats import TrainStats
+from estimator.handlers.checkpoint import best_checkpoint, load_checkpoint
 
 SAVE = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 import torch
 from estimator.handlers.checkpoint import CheckpointHandler
 from estimator.stats import TrainStats
 
-def killed_at(name):
-    def replace(source, target):
-        if Path(target).name == name:
-            os._exit(9)
-        rename(source, target)
-    return replace
+def replace(source, target, rename=os.replace):
+    if Path(target).name == sys.argv[2] and stats.step == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
 
-rename, os.replace = os.replace, killed_at(sys.argv[2])
+os.replace = replace
 stats = TrainStats(torch.nn.Linear(1, 1), torch.device("cpu"))
-stats.capture_with(lambda: {"step": stats.step})
+counts = ("epoch", "step", "samples")
+stats.capture_with(lambda: {"stats": {name: getattr(stats, name) for name in counts}})
 saver = CheckpointHandler(sys.argv[1])
 saver.train_begin(stats)
 for stats.step in (1, 2):
@@ -55,7 +53,8 @@ def test_a_damaged_newest_falls_back_to_the_one_before(
     assert torch.equal(load_checkpoint(tmp_path)["n"], torch.ones(50))
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "step_00000003.pt' must be a whole checkpoint" in caplog.messages[0]
-    assert f"Fell back to step_00000002.pt of {tmp_path}: step_00000003.pt is damaged" in caplog.text
+    words = f"Fell back to step_00000002.pt of {tmp_path}: step_00000003.pt is damaged."
+    assert caplog.messages[1] == words
     with pytest.raises(DataError, match=r"step_00000003.pt' must be a whole checkpoint"):
         load_checkpoint(tmp_path / "step_00000003.pt")
 
@@ -64,7 +63,7 @@ def test_the_name_of_a_file_that_was_lost_is_not_taken_again(tmp_path: Path) -> 
     run(tmp_path, {"n": 1})
     (tmp_path / "step_00000001.pt").unlink()
     run(tmp_path, {"n": 2})
-    assert sorted(os.listdir(tmp_path)) == ["manifest.json", "step_00000001_1.pt"]
+    assert files(tmp_path) == ["manifest.json", "step_00000001_1.pt"]
     assert load_checkpoint(tmp_path) == {"n": 2}
 
 
@@ -82,8 +81,10 @@ def test_a_folder_without_a_good_checkpoint_is_never_a_fresh_start(tmp_path: Pat
     run(tmp_path, {"n": 1})
     run(tmp_path, {"n": 2})
     flip(tmp_path / "step_00000001_1.pt")
-    words = r"received step_00000001_1.pt is damaged. Listed .*: step_00000001.pt, step_00000001_1.pt"
-    with pytest.raises(DataError, match=f"good checkpoint of its newest run; {words}. Name another"):
+    words = (
+        "received step_00000001_1.pt is damaged. Listed .*: step_00000001.pt, step_00000001_1.pt"
+    )
+    with pytest.raises(DataError, match=f"must hold a good .*; {words}. Name another"):
         load_checkpoint(tmp_path)
     assert load_checkpoint(tmp_path / "step_00000001.pt") == {"n": 1}
     with pytest.raises(DataError, match="No such file"):
@@ -96,12 +97,18 @@ def test_the_best_of_a_folder_without_values_is_an_error(tmp_path: Path) -> None
         best_checkpoint(tmp_path)
 
 
-def test_a_kill_leaves_the_checkpoints_before_it(tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", SAVE, str(tmp_path), "step_00000002.pt"]
-    assert subprocess.run(arguments, check=False).returncode == 9
-    left = [name for name in os.listdir(tmp_path) if name.startswith(".tmp-")]
-    assert len(left) == 1
-    assert load_checkpoint(tmp_path) == {"step": 1}
+@pytest.mark.parametrize(
+    ("file", "step"), [("step_00000002.pt", 2), ("manifest.json", 2), ("manifest.json", 1)]
+)
+def test_a_kill_leaves_the_checkpoints_before_it(tmp_path: Path, file: str, step: int) -> None:
+    arguments = [sys.executable, "-c", SAVE, str(tmp_path), file, str(step)]
+    assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
+    left = [name for name in os.listdir(tmp_path) if name.startswith(".")]
+    assert len(left) == 2
+    assert load_checkpoint(tmp_path)["stats"]["step"] == 1
+    for name in files(tmp_path):
+        if name.startswith("step_00000002"):
+            (tmp_path / name).unlink()
 
     (tmp_path / ".tmpfile").write_text("of the user")
     (tmp_path / ".tmp-folder").mkdir()
@@ -238,7 +245,8 @@ def test_a_manifest_that_is_not_ours_is_left_alone(tmp_path: Path, make: Any) ->
     path.write_text(text, "utf-8")
     for read in (load_checkpoint, best_checkpoint, lambda folder: run(folder, {"n": 2})):
         with pytest.raises(
-            DataError, match=r"must be a manifest of checkpoints, schema 1.*received another.*Move it"
+            DataError,
+            match=r"must be a manifest of checkpoints, schema 1.*received another.*Move it",
         ):
             read(folder)
     assert path.read_text("utf-8") == text
