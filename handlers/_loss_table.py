@@ -53,10 +53,8 @@ class LossTable:
     def record(self, epoch: int, step: int, uids: Array, losses: Array) -> None:
         """Enters one pass; a sample met several times gets the mean.
 
-        Where the epoch has values already, those of this pass replace them sample by sample.
-
         Args:
-            epoch: The epoch, counted from 1.
+            epoch: The epoch, counted from 1, which the table has not yet.
             step: Optimizer steps so far.
             uids: (n,) int64 or text.
             losses: (n,).
@@ -73,14 +71,11 @@ class LossTable:
         seen, inverse = np.unique(uids, return_inverse=True)
         means = np.bincount(inverse, weights=losses) / np.bincount(inverse)
         self._grow(seen)
-        if epoch not in self.epochs:
-            unseen = np.full((len(self.uids), 1), np.nan, np.float32)
-            self.loss = np.concatenate([self.loss, unseen], axis=1)
-            self.epochs.append(epoch)
-            self.steps.append(step)
-        column = self.epochs.index(epoch)
-        self.steps[column] = step
-        self.loss[np.searchsorted(self.uids, seen), column] = means
+        column = np.full((len(self.uids), 1), np.nan, np.float32)
+        column[np.searchsorted(self.uids, seen), 0] = means
+        self.loss = np.concatenate([self.loss, column], axis=1)
+        self.epochs.append(epoch)
+        self.steps.append(step)
 
     def _grow(self, seen: Array) -> None:
         uids = np.union1d(self.uids, seen) if len(self.uids) else seen
@@ -115,8 +110,8 @@ class LossTable:
         os.replace(unfinished, path)
 
     @classmethod
-    def load(cls, path: Path, step: int) -> LossTable:
-        """Reads a table as it was at an optimizer step; later epochs are left out.
+    def load(cls, path: Path, epoch: int) -> LossTable:
+        """Reads a table as it was when an epoch was finished; later ones are left out.
 
         Raises:
             FolderError: The file is damaged, or no table.
@@ -124,7 +119,7 @@ class LossTable:
         table = cls()
         try:
             with open(path, "rb") as opened, np.load(opened) as file:
-                kept = file["steps"] <= step
+                kept = file["epochs"] <= epoch
                 loss = file["loss"][:, kept]
                 seen = ~np.isnan(loss).all(1)
                 table.uids, table.loss = file["uids"][seen], loss[seen]

@@ -5,6 +5,7 @@ Everything stays on the device until the pass is over, and no call waits for it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -81,6 +82,26 @@ class Pass(NamedTuple):
     """Their inputs, targets and outputs: tensors (len(worst), ...) by name."""
 
 
+def joined(passes: Sequence[Pass | None]) -> Pass | None:
+    """The passes of several processes, one after the other; None where none had a batch."""
+    found = [each for each in passes if each is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    starts = np.cumsum([0, *(len(each.uids) for each in found[:-1])])
+    rows = {}
+    for name in found[0].rows:
+        parts = [each.rows.get(name) for each in found]
+        # Padded to the longest row of its process, a value may be of another shape in each.
+        if len({None if p is None else (p.shape[1:], p.dtype) for p in parts}) == 1:
+            rows[name] = torch.cat([p for p in parts if p is not None])
+    return Pass(
+        np.concatenate([each.uids for each in found]),
+        np.concatenate([each.losses for each in found]),
+        np.concatenate([each.worst + start for each, start in zip(found, starts, strict=True)]),
+        rows,
+    )
+
+
 class PassRecorder:
     """Records one pass. Kept on the device: 12 bytes a sample, and the rows of some samples.
 
@@ -95,6 +116,7 @@ class PassRecorder:
 
     def __init__(self, keep: int, prior: Prior) -> None:
         self._keep, self._prior = keep, prior
+        # What was compared comes first; where a run resumes, all of it is on the host as yet.
         self._losses: list[Tensor] = []
         self._uids: list[Any] = []
         self._compared = self._first = 0
@@ -112,6 +134,8 @@ class PassRecorder:
             losses = losses.flatten(1).mean(1)
         if not len(losses):
             return
+        if self._losses and not self._capacity:
+            self._settle(losses.device, uids)
         self._make_room(len(losses))
         is_tensor = isinstance(uids, Tensor)
         self._losses.append(losses.to(torch.float32, copy=True))
@@ -123,8 +147,8 @@ class PassRecorder:
             self._compare()
 
     def _store(self, rows: dict[str, Tensor], size: int) -> None:
-        if not self._losses[1:]:
-            self._allocate(rows, size)
+        if not self._capacity:
+            self._allocate(rows if self._scores is None else self._rows, size)
         # Values that are not in every batch have no row for every sample.
         for name in self._rows.keys() - rows.keys():
             del self._rows[name]
@@ -140,7 +164,7 @@ class PassRecorder:
             place.copy_(row)
 
     def _allocate(self, rows: dict[str, Tensor], size: int) -> None:
-        row_bytes = sum(row.nbytes for row in rows.values()) // size or 1
+        row_bytes = sum(row[:1].nbytes for row in rows.values()) or 1
         waiting = max(size, min(WAITING_BATCHES * size, WAITING_BYTES // row_bytes))
         self._capacity = self._keep + waiting
         device = self._losses[0].device
@@ -148,7 +172,9 @@ class PassRecorder:
         with torch.inference_mode(False):
             for name, row in rows.items():
                 shape = (self._capacity, *row.shape[1:])
-                self._rows[name] = torch.empty(shape, dtype=row.dtype, device=device)
+                buffer = torch.empty(shape, dtype=row.dtype, device=device)
+                buffer[: self._filled] = row[: self._filled]
+                self._rows[name] = buffer
 
     def _fit(self, name: str, row: Tensor) -> None:
         """Makes the buffer of a value as large as its largest row, or gives the value up."""
@@ -164,6 +190,8 @@ class PassRecorder:
 
     def _compare(self) -> None:
         """Keeps the worst of the kept and the waiting rows."""
+        if self._compared == len(self._losses):
+            return
         losses, uids = self._losses[self._compared :], self._uids[self._compared :]
         joined = torch.cat(losses)
         scores = self._prior.scores(uids, joined).nan_to_num(torch.inf, torch.inf, -torch.inf)
@@ -171,7 +199,9 @@ class PassRecorder:
         if self._scores is not None and self._numbers is not None:
             scores = torch.cat([self._scores, scores])
             numbers = torch.cat([self._numbers, numbers])
-        self._scores, worst = scores.topk(min(self._keep, len(scores)))
+        # Among equals the earlier ones stay, however often it is that rows are compared.
+        scores, order = scores.sort(stable=True, descending=True)
+        self._scores, worst = scores[: self._keep].clone(), order[: self._keep]
         self._numbers = numbers.index_select(0, worst)
         for buffer in self._rows.values():
             buffer[: len(worst)] = buffer.index_select(0, worst)
@@ -179,7 +209,7 @@ class PassRecorder:
         self._first += len(joined)
 
     def take(self) -> Pass | None:
-        """Ends the pass and brings it to the host; None when it had no batch."""
+        """Brings the pass to the host; None when it had no batch."""
         if not self._losses:
             return None
         self._compare()
@@ -190,3 +220,37 @@ class PassRecorder:
             self._numbers.cpu().numpy(),
             {name: buffer[: self._filled].cpu() for name, buffer in self._rows.items()},
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The pass so far, on the host; nothing when it had no batch."""
+        if not self._losses:
+            return {}
+        self._compare()
+        assert self._scores is not None and self._numbers is not None
+        uids = torch.cat(self._uids).cpu() if isinstance(self._uids[0], Tensor) else None
+        return {
+            "uids": host_uids(self._uids).tolist() if uids is None else uids,
+            "losses": torch.cat(self._losses).cpu(),
+            "scores": self._scores.cpu(),
+            "numbers": self._numbers.cpu(),
+            # The buffers are written to as the pass goes on.
+            "rows": {n: b[: self._filled].to("cpu", copy=True) for n, b in self._rows.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on with the pass that `state_dict` gave."""
+        if state:
+            self._losses, self._uids = [state["losses"]], [state["uids"]]
+            self._first, self._compared = len(state["losses"]), 1
+            self._scores = state["scores"][: self._keep]
+            self._numbers = state["numbers"][: self._keep]
+            self._rows = dict(state["rows"])
+            self._filled = len(self._numbers)
+
+    def _settle(self, device: torch.device, uids: Any) -> None:
+        """Brings what a run resumes with to where its batches are."""
+        assert self._scores is not None and self._numbers is not None
+        self._losses = [losses.to(device) for losses in self._losses]
+        self._scores, self._numbers = self._scores.to(device), self._numbers.to(device)
+        if isinstance(uids, Tensor):
+            self._uids = [known.to(uids.device) for known in self._uids]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -17,7 +18,6 @@ from estimator.handlers._sample_rows import one_line
 
 THUMBNAIL = 64
 _ENTRY = re.compile(r"^embeddings \{\n.*?^\}\n", re.MULTILINE | re.DOTALL)
-_VECTORS_OF_ENTRY = re.compile(r'tensor_path: "(.*)"')
 
 
 def square_thumbnails(images: Tensor) -> Tensor:
@@ -56,12 +56,37 @@ def write_projection(
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    tag = re.sub(r"[^\w.-]+", "_", name)
     header, table = _table(columns)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".projector") as scratch:
         with SummaryWriter(scratch) as writer:
-            writer.add_embedding(vectors, table, images, step, tag, header)
-        _take_over(Path(scratch), folder, Path(f"{step:05d}", tag))
+            writer.add_embedding(vectors, table, images, step, _tag(name), header)
+        _take_over(Path(scratch), folder, _place(step, name))
+
+
+def remove_projection(folder: Path, *, step: int, name: str) -> None:
+    """Removes what `write_projection` wrote, if it is there."""
+    place, config = _place(step, name), folder / "projector_config.pbtxt"
+    shutil.rmtree(folder / place, ignore_errors=True)
+    with contextlib.suppress(OSError):  # Other layers of the same step stay.
+        (folder / place).parent.rmdir()
+    if config.exists():
+        unfinished = config.with_suffix(".part")
+        unfinished.write_text("".join(_entries(config, but=place)), encoding="utf-8")
+        os.replace(unfinished, config)
+
+
+def _tag(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def _place(step: int, name: str) -> Path:
+    return Path(f"{step:05d}", _tag(name))
+
+
+def _entries(config: Path, *, but: Path) -> list[str]:
+    """What a configuration lists, but for the vectors in one folder."""
+    found = _ENTRY.findall(config.read_text("utf-8")) if config.exists() else []
+    return [entry for entry in found if f'tensor_path: "{but.as_posix()}/' not in entry]
 
 
 def _table(columns: dict[str, list[str]]) -> tuple[list[str] | None, list[Any] | None]:
@@ -78,9 +103,7 @@ def _take_over(scratch: Path, folder: Path, place: Path) -> None:
     os.replace(scratch / place, folder / place)
     config = folder / "projector_config.pbtxt"
     fresh = (scratch / config.name).read_text("utf-8")
-    former = _ENTRY.findall(config.read_text("utf-8")) if config.exists() else []
-    mine = set(_VECTORS_OF_ENTRY.findall(fresh))
-    kept = [entry for entry in former if mine.isdisjoint(_VECTORS_OF_ENTRY.findall(entry))]
+    kept = _entries(config, but=place)
     (scratch / config.name).write_text("".join(kept) + fresh, encoding="utf-8")
     os.replace(scratch / config.name, config)
     # TensorBoard finds folders by their event files, and leaves one of a logger for a newer one.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -105,9 +104,17 @@ class Every:
         number: float = self._units()[self.unit]
         return number
 
-    def clock(self, stats: TrainStats) -> Clock:
-        """Starts to count from where the run stands."""
-        return Clock(self, stats)
+    def clock(self, stats: TrainStats, place: Sequence[float] | None = None) -> Clock:
+        """Starts to count from where the run stands.
+
+        Args:
+            stats: The run.
+            place: What `Clock.place` gave in a run that goes on.
+        """
+        clock = Clock(self, stats)
+        if place is not None:
+            clock.resume(*place)
+        return clock
 
 
 class Clock:
@@ -118,13 +125,14 @@ class Clock:
         stats: The run at the moment from which to count.
     """
 
-    __slots__ = ("_next", "_start", "calls", "every")
+    __slots__ = ("_asked", "_next", "_start", "calls", "every")
 
     def __init__(self, every: Every, stats: TrainStats) -> None:
         self.every = every
         self.calls = 0
-        self._start = time.perf_counter()
-        self._next: float = self._after(self._count(stats))
+        self._start = stats.elapsed
+        self._asked = self._count(stats)
+        self._next: float = self._after(self._asked)
 
     def _count(self, stats: TrainStats) -> float:
         unit = self.every.unit
@@ -132,7 +140,7 @@ class Clock:
             return stats.step
         if unit == "epochs":
             return stats.epoch
-        return self.calls if unit == "calls" else time.perf_counter() - self._start
+        return self.calls if unit == "calls" else stats.elapsed - self._start
 
     def _after(self, count: float) -> float:
         n = self.every.n
@@ -142,11 +150,24 @@ class Clock:
             return n if count < n else float("inf")
         return n if self.every.unit == "seconds" else n + 1
 
-    def resume(self, calls: int) -> None:
-        """Goes on counting calls where a run that was stopped had come to."""
-        self.calls = calls
+    def place(self) -> list[float]:
+        """How often it was asked, and at which count for the last time."""
+        return [self.calls, self._asked]
+
+    def resume(self, calls: float, asked: float | None = None) -> None:
+        """Goes on from the `place` of a run that was stopped; seconds count anew.
+
+        Args:
+            calls: How often it was asked.
+            asked: At which count for the last time, so that what fell due since then is still to
+                come; None where nothing is owed.
+        """
+        self.calls = int(calls)
         if self.every.unit == "calls":
-            self._next = self._after(calls)
+            asked = calls
+        if asked is not None and self.every.unit != "seconds":
+            self._asked = asked
+            self._next = self._after(asked)
 
     def due_at(self, count: float) -> bool:
         """Whether the schedule will be due when `count` units are finished."""
@@ -155,7 +176,7 @@ class Clock:
     def due(self, stats: TrainStats) -> bool:
         """Whether the schedule has come round since it was last due."""
         self.calls += 1
-        count = self._count(stats)
+        count = self._asked = self._count(stats)
         if count < self._next:
             return False
         if self.every.kind != "after":

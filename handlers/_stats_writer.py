@@ -23,6 +23,7 @@ EVERY_100_STEPS = Every(steps=100)
 class _InProgress(NamedTuple):
     step: int
     epoch: int
+    elapsed: float
 
 
 class StepClock:
@@ -31,15 +32,27 @@ class StepClock:
     Args:
         every: The schedule.
         stats: The run at the moment from which to count.
+        place: What `place` gave, where a run goes on.
+
+    Attributes:
+        measured: The last step that was due, or where the run stands.
     """
 
-    def __init__(self, every: Every, stats: TrainStats) -> None:
-        self._clock = every.clock(stats)
+    def __init__(self, every: Every, stats: TrainStats, place: list[float] | None) -> None:
+        self._clock = every.clock(stats, place and place[1:])
+        self.measured = int(place[0]) if place else stats.step
 
     def due(self, stats: TrainStats) -> bool:
         """Whether the step that is being computed is one to measure."""
-        ahead = _InProgress(stats.step + 1, stats.epoch + 1)
-        return self._clock.due(cast("TrainStats", ahead))
+        ahead = _InProgress(stats.step + 1, stats.epoch + 1, stats.elapsed)
+        due = self._clock.due(cast("TrainStats", ahead))
+        if due:
+            self.measured = ahead.step
+        return due
+
+    def place(self) -> list[float]:
+        """The last step that was due, and the place of the schedule."""
+        return [self.measured, *self._clock.place()]
 
 
 def dense(tensor: torch.Tensor) -> torch.Tensor:
@@ -107,14 +120,14 @@ def moments(parts: Sequence[tuple[int, Sequence[float]]]) -> list[float]:
 class StatsWriter:
     """A CSV table that is complete after each write, and TensorBoard charts of some columns.
 
-    A run that starts anew replaces the table; one that goes on keeps the rows up to its step.
+    A run that starts anew replaces the table; one that goes on keeps the rows that it had.
 
     Args:
         folder: Where `<kind>.csv` and the folder `tensorboard` are.
         kind: What is measured, in the plural.
         columns: What heads the table: epoch, step, the owner's kind, then one name a value.
         charts: The values that TensorBoard shows.
-        step: Optimizer steps that the run has finished.
+        step: The last step of which rows stay.
     """
 
     def __init__(

@@ -62,7 +62,8 @@ class ActivationStatsHandler(EventHandler):
     and `nonfinite` (count of NaN and infinite elements). A layer that did not run has empty
     cells. Of accumulated batches the first is measured.
 
-    A fit that starts anew replaces the table; one that goes on appends to it.
+    A fit that starts anew replaces the table; one that goes on appends to it, without the rows of
+    steps that it is to do again.
 
     Args:
         folder: Where the files go.
@@ -90,6 +91,8 @@ class ActivationStatsHandler(EventHandler):
     """
 
     band = Band.OBSERVE
+    first_process_only = True
+    state_names = ("schedule",)
 
     def __init__(
         self,
@@ -104,6 +107,7 @@ class ActivationStatsHandler(EventHandler):
         self.layers = _checked(layers)
         self.every = check_every(every, "ActivationStatsHandler(every=...)")
         self._names: list[str] = []
+        self.schedule: list[float] | None = None
         self._clock: StepClock | None = None
         self._writer: StatsWriter | None = None
         self._hooks: list[RemovableHandle] = []
@@ -116,11 +120,13 @@ class ActivationStatsHandler(EventHandler):
         folder = writable_folder(self.folder, "ActivationStatsHandler(folder=...)")
         self._names = self._find(stats.net)
         self._told_missing = False
-        columns = ["epoch", "step", "layer", *MOMENTS]
+        columns, charts = ["epoch", "step", "layer", *MOMENTS], ["mean", "std"]
+        if stats.samples == 0:
+            self.schedule = None
+        self._clock = StepClock(self.every, stats, self.schedule)
         self._writer = StatsWriter(
-            folder, "activations", columns=columns, charts=["mean", "std"], step=stats.step
+            folder, "activations", columns=columns, charts=charts, step=self._clock.measured
         )
-        self._clock = StepClock(self.every, stats)
 
     def _find(self, net: nn.Module) -> list[str]:
         if self.layers is None:
@@ -183,11 +189,18 @@ class ActivationStatsHandler(EventHandler):
 
     def train_end(self, stats: TrainStats) -> None:
         """Closes the files."""
+        self.state_dict()
         self._take_off()
         if self._writer is not None:
             self._writer.close()
         self._clock = self._writer = self._moment = None
         self._calls = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which steps were measured, whose rows are on the disk."""
+        if self._clock is not None:
+            self.schedule = self._clock.place()
+        return super().state_dict()
 
     def _take_off(self) -> None:
         for hook in self._hooks:

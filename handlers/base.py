@@ -103,6 +103,10 @@ class EventHandler:
     """
 
     band: Band = Band.DECIDE
+    first_process_only: ClassVar[bool] = False
+    """Whether only the first of several processes calls it, as suits what writes or reports."""
+    own_state: ClassVar[bool] = False
+    """Whether each of several processes has a state of its own; if not, the first one's counts."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the loop computes for this handler: "sample_losses", "uids"."""
     provides: ClassVar[Mapping[str, bool | None]] = {}

@@ -49,6 +49,7 @@ class CSVLogHandler(EventHandler):
     """
 
     band = Band.REPORT
+    first_process_only = True
 
     def __init__(self, path: str | os.PathLike[str], *, band: Band | None = None) -> None:
         super().__init__(band=band)

@@ -30,6 +30,7 @@ class EarlyStoppingHandler(EventHandler):
     A "val_" name is measured at each validation, a "train_" name at each finished epoch. A value
     improves on the best one so far when it beats it by more than `min_delta`, whatever its sign.
     The best value and the count go on in a resumed run; the arguments are always those given here.
+    A run that this handler had stopped stops again at once, unless they have become wider.
 
     Args:
         monitor: The value to follow, such as "val_loss".
@@ -63,7 +64,7 @@ class EarlyStoppingHandler(EventHandler):
     """
 
     band = Band.DECIDE
-    state_names = ("best", "best_epoch", "best_step", "bad", "weights")
+    state_names = ("best", "best_epoch", "best_step", "bad", "nonfinite", "weights")
 
     def __init__(
         self,
@@ -107,6 +108,7 @@ class EarlyStoppingHandler(EventHandler):
         self.best: float | None = None
         self.best_epoch = self.best_step = 0
         self.bad = 0
+        self.nonfinite: str | None = None
         self.weights: dict[str, Any] | None = None
         self._measured: dict[str, Any] | None = None
         self._epoch = 0
@@ -115,11 +117,15 @@ class EarlyStoppingHandler(EventHandler):
     def train_begin(self, stats: TrainStats) -> None:
         """Checks the monitored name; a run that begins anew forgets the last one."""
         self._monitor.resolve(stats, "EarlyStoppingHandler")
-        if stats.step == 0:
+        if stats.samples == 0:
             self._reset()
         if not self.restore_best:
             self.weights = None
         self._epoch, self._reason = stats.epoch, None
+        if self.bad >= self.patience:
+            self._stop_impatient(stats)
+        elif self.nonfinite is not None and self.nan == "stop":
+            self._stop(stats, self.nonfinite)
 
     def epoch_begin(self, stats: TrainStats) -> None:
         """Notes which epoch this is."""
@@ -174,7 +180,7 @@ class EarlyStoppingHandler(EventHandler):
         elif math.isfinite(value) or self.nan == "bad":
             self.bad += 1
             if self.bad >= self.patience:
-                self._stop(stats, f"{self._missed()}; patience={self.patience} is used up")
+                self._stop_impatient(stats)
         elif self.nan != "ignore":
             self._end_nonfinite(stats, value)
 
@@ -185,7 +191,11 @@ class EarlyStoppingHandler(EventHandler):
                 f"EarlyStoppingHandler(monitor={self.monitor!r}, nan='raise'): {what}. "
                 "Lower the learning rate, clip gradients, or look at the data of this epoch."
             )
-        self._stop(stats, f"{what} (nan='stop')")
+        self.nonfinite = f"{what} (nan='stop')"
+        self._stop(stats, self.nonfinite)
+
+    def _stop_impatient(self, stats: TrainStats) -> None:
+        self._stop(stats, f"{self._missed()}; patience={self.patience} is used up")
 
     def _missed(self) -> str:
         if self.best is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from estimator.handlers._parts import own_parts
 from estimator.handlers.base import (
     ArgumentError,
     Band,
@@ -46,10 +47,10 @@ class EMAHandler(EventHandler):
         warmup: Whether the decay of update t (from 0) is at most (1 + t) / (10 + t), so that
             the first weights are forgotten sooner.
         use_at_end: Whether the average is left in the net when the run ends without an error.
-        band: When it runs within an event; OBSERVE by default.
+        band: When it runs within an event, before PERSIST; OBSERVE by default.
 
     Raises:
-        ArgumentError: `decay` is out of its range, or `every` is not in steps.
+        ArgumentError: `decay` is out of its range, `every` is not in steps, or `band` is too late.
 
     Example:
         >>> import torch
@@ -85,6 +86,11 @@ class EMAHandler(EventHandler):
             )
         if every is not None and check_every(every, "EMAHandler(every=...)").unit != "steps":
             raise ArgumentError(f"EMAHandler(every=...) must be in steps; received {every!r}.")
+        if self.band >= Band.PERSIST:
+            raise ArgumentError(
+                "EMAHandler(band=...) must come before Band.PERSIST, since a checkpoint would hold "
+                f"the average in place of the weights; received {self.band!r}."
+            )
         self.decay = decay
         self.every = every
         self.warmup = warmup
@@ -102,7 +108,7 @@ class EMAHandler(EventHandler):
         self._claim(stats)
         live = _averaged_parameters(stats.net)
         start = live
-        if stats.step == 0 or not self.shadow:
+        if stats.samples == 0 or not self.shadow:
             self.count = 0
         else:
             _check_match(self.shadow, live)
@@ -154,7 +160,7 @@ class EMAHandler(EventHandler):
         """Puts the weights back, also with an error on its way."""
         if self._shown_in is stats:
             live = _averaged_parameters(stats.net)
-            torch._foreach_copy_(list(live.values()), self._weights)
+            _copy(list(live.values()), self._weights)
             self._shown_in, self._weights = None, []
 
     @torch.no_grad()
@@ -202,11 +208,15 @@ class EMAHandler(EventHandler):
         stats.scratch[self] = None
 
     def _show(self, live: dict[str, torch.Tensor]) -> None:
-        torch._foreach_copy_(list(live.values()), [self.shadow[name] for name in live])
+        _copy(list(live.values()), [self.shadow[name] for name in live])
 
 
 def _columns(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> _Pairs:
-    return [s for s, _ in pairs], [p for _, p in pairs]
+    return own_parts([s for s, _ in pairs]), own_parts([p for _, p in pairs])
+
+
+def _copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+    torch._foreach_copy_(own_parts(targets), own_parts(sources))
 
 
 def _averaged_parameters(net: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from estimator.handlers._projector import square_thumbnails, write_projection
+from estimator.handlers._points import Points
+from estimator.handlers._projector import (
+    remove_projection,
+    square_thumbnails,
+    write_projection,
+)
 from estimator.handlers._sample_rows import (
     SHOWN_VALUES,
     answers,
     batch_rows,
     check_classes,
     check_count,
-    class_name,
-    in_words,
     is_image,
     leaves,
-    unit_range,
 )
 from estimator.handlers.base import (
     ArgumentError,
@@ -39,18 +41,6 @@ from estimator.handlers.base import (
 
 if TYPE_CHECKING:
     from estimator.stats import TrainStats
-
-
-class _Points:
-    """The samples that one validation has given so far, on their device."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-        self.count = 0
-        self.vectors: list[Tensor] = []
-        self.uids: list[Any] = []
-        self.columns: list[dict[str, Tensor]] = []
-        self.thumbnails: list[Tensor] = []
 
 
 class EmbeddingHandler(EventHandler):
@@ -76,10 +66,12 @@ class EmbeddingHandler(EventHandler):
             that returns a tensor (N, ...); None takes the first tensor of the outputs.
         samples: How many samples at most.
         every: When to write, asked after each validation; None writes at the end of the run
-            only. What the last validation gave is written at the end in any case.
+            only. What the last validation gave is written at the end in any case, also of a run
+            that is to go on.
         classes: Class names in the order of the class numbers.
         thumbnails: Whether to add pictures of the samples.
-        band: When it runs within an event; REPORT by default.
+        band: When it runs within an event; OBSERVE by default, so that a checkpoint of the same
+            event knows the schedule.
 
     Raises:
         ArgumentError: `samples` below 1, or at the start of a run no submodule has this name.
@@ -105,7 +97,9 @@ class EmbeddingHandler(EventHandler):
         >>> folder.cleanup()
     """
 
-    band = Band.REPORT
+    band = Band.OBSERVE
+    first_process_only = True
+    state_names = ("place", "waiting")
 
     def __init__(
         self,
@@ -129,21 +123,27 @@ class EmbeddingHandler(EventHandler):
         self.every = None if every is None else check_every(every, "EmbeddingHandler(every=...)")
         self.classes = check_classes(classes, "EmbeddingHandler")
         self.thumbnails = thumbnails
+        self.place: list[float] | None = None
+        self.waiting: int | None = None
         self._folder = Path()
         self._clock: Clock | None = None
         self._release()
 
     def _release(self) -> None:
+        self._left_behind: int | None = None
         self._hook: torch.utils.hooks.RemovableHandle | None = None
         self._seen: Tensor | None = None
-        self._points: _Points | None = None
-        self._unwritten: _Points | None = None
+        self._points: Points | None = None
+        self._unwritten: Points | None = None
 
     def train_begin(self, stats: TrainStats) -> None:
         """Checks the folder, the layer and that there is a validation."""
         self._release()
         self._folder = writable_folder(self.folder, "EmbeddingHandler(folder=...)")
-        self._clock = None if self.every is None else self.every.clock(stats)
+        if stats.samples == 0:
+            self.place = self.waiting = None
+        self._left_behind = self.waiting
+        self._clock = None if self.every is None else self.every.clock(stats, self.place)
         if isinstance(self.layer, str):
             names = [name for name, _ in stats.net.named_modules() if name]
             if self.layer not in names:
@@ -162,7 +162,7 @@ class EmbeddingHandler(EventHandler):
         """Starts to collect, and to watch the layer."""
         if stats.phase != "validation":
             return
-        self._points, self._seen = _Points(stats.step), None
+        self._points, self._seen = Points(stats.step), None
         if isinstance(self.layer, str):
             self._hook = stats.net.get_submodule(self.layer).register_forward_hook(self._see)
 
@@ -177,7 +177,7 @@ class EmbeddingHandler(EventHandler):
         if points is None or stats.phase != "validation" or stats.error is not None:
             return
         size = stats.batch_size
-        if not size:
+        if not size or points.count == self.samples:
             return
         room = min(size, self.samples - points.count)
         vectors = self._vectors(stats, size)[:room]
@@ -193,7 +193,7 @@ class EmbeddingHandler(EventHandler):
             points.uids.append(_taken(stats.uids, room))
         points.count += room
         if points.count == self.samples:
-            self._end_pass()
+            self._stop_watching()
 
     def _vectors(self, stats: TrainStats, size: int) -> Tensor:
         if isinstance(self.layer, str):
@@ -211,7 +211,7 @@ class EmbeddingHandler(EventHandler):
             )
         return found.detach().reshape(size, -1).clone()
 
-    def _describe(self, points: _Points, rows: dict[str, Tensor], room: int) -> None:
+    def _describe(self, points: Points, rows: dict[str, Tensor], room: int) -> None:
         rows = {name: value[:room] for name, value in rows.items()}
         found = answers(rows, self.classes)
         short = {n: v.clone() for n, v in found.items() if v[:1].numel() <= SHOWN_VALUES}
@@ -222,21 +222,37 @@ class EmbeddingHandler(EventHandler):
             points.thumbnails.append(square_thumbnails(image).clone())
 
     def _end_pass(self) -> None:
-        """Stops watching the layer; the samples wait to be written."""
-        if self._hook is not None:
-            self._hook.remove()
+        """Ends the collection; the samples wait to be written."""
+        self._stop_watching()
         if self._points is not None and self._points.count:
             self._unwritten = self._points
-        self._hook = self._points = self._seen = None
+            if self._left_behind is not None:
+                # The end of the run that this one goes on with wrote what no schedule asked for.
+                remove_projection(self._folder, step=self._left_behind, name=self._name)
+                self._left_behind = None
+        self._points = None
+
+    def _stop_watching(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = self._seen = None
 
     def validation_end(self, stats: TrainStats) -> None:
         """Writes when that is due."""
         if stats.phase != "validation":
             return
+        gave_up = stats.interrupted is not None and not stats.val
+        if gave_up:
+            # It comes anew in the run that goes on.
+            self._points = None
         self._end_pass()
-        due = self._clock is not None and self._clock.due(stats)
-        if due and stats.error is None:
-            self._write()
+        if gave_up or stats.error is not None:
+            return
+        if self._clock is not None:
+            due, self.place = self._clock.due(stats), self._clock.place()
+            if due:
+                self._write()
+        self.waiting = None if self._unwritten is None else self._unwritten.step
 
     def train_end(self, stats: TrainStats) -> None:
         """Writes what the last validation gave, and lets go of everything."""
@@ -248,46 +264,23 @@ class EmbeddingHandler(EventHandler):
             self._release()
             self._clock = None
 
+    @property
+    def _name(self) -> str:
+        return self.layer if isinstance(self.layer, str) else "outputs"
+
     def _write(self) -> None:
         points, self._unwritten = self._unwritten, None
         if points is None:
             return
-        images = _joined(points.thumbnails, points.count)
         write_projection(
             self._folder,
             torch.cat(points.vectors).float().cpu(),
             step=points.step,
-            name=self.layer if isinstance(self.layer, str) else "outputs",
-            columns=self._columns(points),
-            images=None if images is None else unit_range(images),
+            name=self._name,
+            columns=points.texts(self.classes),
+            images=points.images(),
         )
-
-    def _columns(self, points: _Points) -> dict[str, list[str]]:
-        columns: dict[str, list[str]] = {}
-        if points.uids:
-            columns["uid"] = [str(uid) for batch in points.uids for uid in _listed(batch)]
-        for name in points.columns[0]:
-            values = _joined([b[name] for b in points.columns if name in b], points.count)
-            if values is None:
-                continue
-            columns[name] = [in_words(value) for value in values]
-            named = [class_name(value, self.classes) for value in values]
-            if any(named):
-                part, dot, rest = name.partition(".")
-                columns[f"{part}_class{dot}{rest}"] = [text or "" for text in named]
-        return columns
-
-
-def _joined(parts: list[Tensor], count: int) -> Tensor | None:
-    """The batches as one tensor on the host; None unless all have rows of one shape."""
-    if sum(map(len, parts)) != count or len({part.shape[1:] for part in parts}) != 1:
-        return None
-    return torch.cat(parts).cpu()
 
 
 def _taken(uids: Any, count: int) -> Any:
     return uids[:count].clone() if isinstance(uids, Tensor) else list(uids[:count])
-
-
-def _listed(uids: Any) -> list[Any]:
-    return uids.tolist() if isinstance(uids, Tensor) else uids

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from estimator.handlers._parts import whole
 from estimator.handlers._stats_writer import (
     EVERY_100_STEPS,
     MOMENTS,
@@ -44,7 +45,8 @@ class GradientStatsHandler(EventHandler):
     population), `min`, `max`, `zeros` (share of elements that are exactly 0) and `nonfinite`
     (count of NaN and infinite elements). A parameter without a gradient has empty cells.
 
-    A fit that starts anew replaces the table; one that goes on appends to it.
+    A fit that starts anew replaces the table; one that goes on appends to it, without the rows of
+    steps that it is to do again.
 
     Args:
         folder: Where the files go.
@@ -72,6 +74,7 @@ class GradientStatsHandler(EventHandler):
     """
 
     band = Band.OBSERVE
+    state_names = ("schedule",)
 
     def __init__(
         self,
@@ -85,25 +88,33 @@ class GradientStatsHandler(EventHandler):
         self.folder = folder
         self.every = check_every(every, "GradientStatsHandler(every=...)")
         self.histograms = histograms
+        self.schedule: list[float] | None = None
         self._clock: StepClock | None = None
         self._writer: StatsWriter | None = None
         self._measured: _Measured | None = None
 
     def train_begin(self, stats: TrainStats) -> None:
-        """Opens the files."""
+        """Opens the files, which the first of several processes writes."""
+        if stats.samples == 0:
+            self.schedule = None
+        self._clock = StepClock(self.every, stats, self.schedule)
+        if stats.world.rank > 0:
+            return
         folder = writable_folder(self.folder, "GradientStatsHandler(folder=...)")
         columns = ["epoch", "step", "parameter", "norm", *MOMENTS]
         self._writer = StatsWriter(
-            folder, "gradients", columns=columns, charts=["norm"], step=stats.step
+            folder, "gradients", columns=columns, charts=["norm"], step=self._clock.measured
         )
-        self._clock = StepClock(self.every, stats)
 
     def backward_end(self, stats: TrainStats) -> None:
         """Reduces the gradients of a due step."""
         assert self._clock is not None, "train_begin comes first"
         if not self._clock.due(stats):
             return
-        grads = {name: p.grad for name, p in stats.net.named_parameters()}
+        # What is split over processes comes together only where all of them ask for it.
+        grads = {name: whole(p.grad) for name, p in stats.net.named_parameters()}
+        if self._writer is None:
+            return
         values = {name: dense(g) for name, g in grads.items() if g is not None and g.numel()}
         counts = {name: values[name].numel() if name in values else 0 for name in grads}
         there = [reduced(v).to(stats.device) for v in values.values()]
@@ -116,15 +127,23 @@ class GradientStatsHandler(EventHandler):
         if measured is None or stats.error is not None:
             return
         assert self._writer is not None
-        self._writer.write(measured.epoch, measured.step, _rows(measured))
         for name, values in measured.copies.items():
             self._writer.write_histogram(name, values, measured.step)
+        # Last, since it ends with all on the disk, where a checkpoint counts on it.
+        self._writer.write(measured.epoch, measured.step, _rows(measured))
 
     def train_end(self, stats: TrainStats) -> None:
         """Closes the files."""
+        self.state_dict()
         if self._writer is not None:
             self._writer.close()
         self._clock = self._writer = self._measured = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which steps were measured, whose rows are on the disk."""
+        if self._clock is not None:
+            self.schedule = self._clock.place()
+        return super().state_dict()
 
 
 def _rows(measured: _Measured) -> dict[str, list[float] | None]:

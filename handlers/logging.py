@@ -71,6 +71,7 @@ class LoggingHandler(EventHandler):
     """
 
     band = Band.REPORT
+    first_process_only = True
 
     def __init__(
         self,
@@ -120,7 +121,8 @@ class LoggingHandler(EventHandler):
     def validation_end(self, stats: TrainStats) -> None:
         """Writes the results of a validation inside an epoch; others are in the epoch's line."""
         inside = stats.phase == "validation" and stats.epoch == self._epoch
-        if inside and stats.error is None:
+        gave_up = stats.interrupted is not None and not stats.val
+        if inside and stats.error is None and not gave_up:
             results = [f"val_{name} {value:.4g}" for name, value in stats.val.items()]
             text = " | ".join([f"Validation at iteration {stats.step}", *results])
             self._say(stats, "validation", text)
@@ -229,7 +231,7 @@ def _opening(stats: TrainStats) -> str:
     parameters = _count(sum(p.numel() for p in stats.net.parameters()), "parameter")
     epochs, iterations = _count(stats.epochs or 1, "epoch"), stats.iterations
     target = epochs if iterations is None else _count(iterations, "iteration")
-    begun = f" (from epoch {stats.epoch}, iteration {stats.step})" if stats.samples else ""
+    begun = f" (resumes after {_done(stats)})" if stats.samples else ""
     parts = [f"Training {type(stats.net).__name__}, {parameters}, on {stats.device} for {target}"]
     for name, trainer in stats.trainers.items():
         rates = ", ".join(f"{rate:.6g}" for rate in dict.fromkeys(trainer.lrs))
@@ -281,8 +283,12 @@ def _closing(stats: TrainStats) -> str:
     if stats.error is not None:
         line = str(stats.error).partition("\n")[0]
         outcome = f"failed: {type(stats.error).__name__}{line and ': '}{line}"
-    done = f"{_count(stats.epoch, 'epoch')}, {_count(stats.step, 'iteration')}"
-    return f"Training {outcome} | {done} | {_span(stats.elapsed)}"
+    return f"Training {outcome} | {_done(stats)} | {_span(stats.elapsed)}"
+
+
+def _done(stats: TrainStats) -> str:
+    inside = f" and {_count(stats.batches_done, 'batch', 'es')}" if stats.batches_done else ""
+    return f"{_count(stats.epoch, 'epoch')}{inside}, {_count(stats.step, 'iteration')}"
 
 
 def _per(part: float, whole: float, form: str = ".1f") -> str:
@@ -294,5 +300,5 @@ def _span(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
-def _count(number: int, unit: str) -> str:
-    return f"{number:,} {unit}{'' if number == 1 else 's'}"
+def _count(number: int, unit: str, plural: str = "s") -> str:
+    return f"{number:,} {unit}{'' if number == 1 else plural}"

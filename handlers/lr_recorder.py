@@ -72,7 +72,8 @@ class LRRecorderHandler(EventHandler):
     """
 
     band = Band.OBSERVE
-    state_names = ("rows",)
+    first_process_only = True
+    state_names = ("rows", "place")
 
     def __init__(
         self,
@@ -88,6 +89,8 @@ class LRRecorderHandler(EventHandler):
         self.tensorboard = tensorboard
         self._names: list[str] = []
         self.rows: list[Row] = []
+        self.place: list[float] | None = None
+        self._cut = False
         self._path: Path | None = None
         self._clock: Clock | None = None
         self._board: SummaryWriter | None = None
@@ -97,14 +100,22 @@ class LRRecorderHandler(EventHandler):
         """Starts the table, or goes on with the one that a checkpoint held."""
         require("matplotlib", "report", "LRRecorderHandler")
         self._path = writable_folder(self.folder, "LRRecorderHandler(folder=...)")
-        self._clock = None if self.every is None else self.every.clock(stats)
-        self._next_files = 0.0
+        self._next_files, self._cut = 0.0, False
         self._names = list(stats.trainers)
-        self.rows = list(self.rows) if stats.step else []
+        self.rows = list(self.rows) if stats.samples else []
+        self.place = self.place if stats.samples else None
+        self._clock = None if self.every is None else self.every.clock(stats, self.place)
         if self.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+            self._open_board(self._path / "tensorboard", stats.step)
 
-            self._board = SummaryWriter(str(self._path / "tensorboard"), purge_step=stats.step + 1)
+    def _open_board(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What carries the present step may be the row of an epoch that a stop cut.
+        self._board = SummaryWriter(str(folder), purge_step=step)
+        for row in self.rows:
+            if row[1] >= step:
+                self._show(row)
 
     def batch_end(self, stats: TrainStats) -> None:
         """Records where the schedule counts steps or seconds."""
@@ -119,6 +130,8 @@ class LRRecorderHandler(EventHandler):
             return
         if self._clock is None or (self._clock.every.unit == "epochs" and self._clock.due(stats)):
             self._record(stats)
+            # A run that goes on through a cut epoch has its row at its end.
+            self._cut = stats.batches_done > 0
         if stats.elapsed >= self._next_files:
             self._write_files()
             # Drawing takes a tenth of a second, which may be more than an epoch.
@@ -127,13 +140,17 @@ class LRRecorderHandler(EventHandler):
     def _record(self, stats: TrainStats) -> None:
         rates = [list(trainer.lrs) for trainer in stats.trainers.values()]
         self.rows.append((stats.epoch, stats.step, rates))
+        self._show(self.rows[-1])
+
+    def _show(self, row: Row) -> None:
         if self._board is not None:
-            for name, groups in zip(self._names, rates, strict=True):
+            for name, groups in zip(self._names, row[2], strict=True):
                 for index, rate in enumerate(groups):
-                    self._board.add_scalar(f"lr/{name}/group{index}", rate, stats.step)
+                    self._board.add_scalar(f"lr/{name}/group{index}", rate, row[1])
 
     def train_end(self, stats: TrainStats) -> None:
         """Writes the files, however the run ended."""
+        self._keep_place()
         try:
             if self._path is not None:
                 self._write_files()
@@ -146,7 +163,12 @@ class LRRecorderHandler(EventHandler):
         """The rows; what TensorBoard got is on the disk before a checkpoint counts on it."""
         if self._board is not None:
             self._board.flush()
-        return {"rows": list(self.rows)}
+        self._keep_place()
+        return {"rows": self.rows[: len(self.rows) - self._cut], "place": self.place}
+
+    def _keep_place(self) -> None:
+        if self._clock is not None:
+            self.place = self._clock.place()
 
     def _write_files(self) -> None:
         assert self._path is not None

@@ -39,8 +39,8 @@ class MetricHandler(EventHandler):
         stats.metrics.reset()
 
     def batch_end(self, stats: TrainStats) -> None:
-        """Counts a training batch."""
-        if stats.error is None:
+        """Counts a training batch, unless this process has no sample of it."""
+        if stats.error is None and stats.batch_size != 0:
             self.update_metrics(stats)
 
     def validation_begin(self, stats: TrainStats) -> None:
@@ -49,5 +49,5 @@ class MetricHandler(EventHandler):
 
     def validation_batch_end(self, stats: TrainStats) -> None:
         """Counts a batch of validation or `evaluate`."""
-        if stats.phase != "predict":
+        if stats.phase != "predict" and stats.batch_size != 0:
             self.update_metrics(stats)

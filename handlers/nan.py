@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -28,7 +28,8 @@ class NaNHandler(EventHandler):
 
     Each batch is checked on the device; the host reads the finding only where `every` is due,
     before each validation and at the end of each epoch, so a step never waits for it. With
-    several losses the message names those that were bad at the first bad step.
+    several losses the message names those that were bad at the first bad step. A resumed run goes
+    on with what was not read before.
 
     Args:
         action: "stop" asks the run to end; "raise" ends it with an error.
@@ -50,6 +51,8 @@ class NaNHandler(EventHandler):
     """
 
     band = Band.DECIDE
+    own_state = True
+    state_names = ("looks", "finding", "place")
 
     def __init__(
         self,
@@ -65,13 +68,21 @@ class NaNHandler(EventHandler):
             )
         self.action = action
         self.every = check_every(every, "NaNHandler(every=...)")
+        self.finding: str | None = None
+        self.place: list[float] | None = None
+        self.looks: list[tuple[str, list[int], torch.Tensor]] = []
         self._clock: Clock | None = None
         self._waiting: list[tuple[int, torch.Tensor, dict[str, torch.Tensor]]] = []
-        self._looks: list[tuple[str, list[int], torch.Tensor]] = []
 
     def train_begin(self, stats: TrainStats) -> None:
-        """Starts the schedule."""
-        self._clock = self.every.clock(stats)
+        """Starts the schedule; stops a run that was to stop here, and was stopped by another."""
+        if stats.samples == 0:
+            self.looks, self.finding, self.place = [], None, None
+        self._waiting = []
+        self.looks = [(name, steps, first.to(stats.device)) for name, steps, first in self.looks]
+        self._clock = self.every.clock(stats, self.place)
+        if self.finding is not None:
+            stats.stop(self.finding)
 
     def batch_end(self, stats: TrainStats) -> None:
         """Keeps the losses, and reads the finding where the schedule is due."""
@@ -90,14 +101,25 @@ class NaNHandler(EventHandler):
             self._read(stats)
 
     def epoch_end(self, stats: TrainStats) -> None:
-        """Reads the finding."""
-        if stats.error is None:
+        """Reads the finding, but for an epoch that a stop cut: a run that goes on reads later."""
+        cut = stats.batches_done > 0 and stats.stopped is not None
+        if stats.error is None and not (cut and self.action == "stop"):
             self._read(stats)
 
     def train_end(self, stats: TrainStats) -> None:
-        """Lets the device memory go."""
-        self._waiting, self._looks = [], []
+        """Lets the losses go."""
+        if stats.error is None:
+            self.state_dict()
+        else:
+            self._waiting, self.looks = [], []
         self._clock = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found on the device and is not read yet."""
+        self._look()
+        if self._clock is not None:
+            self.place = self._clock.place()
+        return {**super().state_dict(), "looks": list(self.looks)}
 
     def _look(self) -> None:
         """Finds on the device, for many batches at once, which is the first bad one."""
@@ -111,12 +133,12 @@ class NaNHandler(EventHandler):
             finite = torch.stack(values).isfinite()
             place = torch.arange(len(steps), device=finite.device)
             first = torch.where(finite, len(steps), place).amin()
-            self._looks.append((name, steps, first))
-        self._waiting.clear()
+            self.looks.append((name, steps, first))
+        self._waiting = []
 
     def _read(self, stats: TrainStats) -> None:
         self._look()
-        looks, self._looks = self._looks, []
+        looks, self.looks = self.looks, []
         if not looks:
             return
         places = torch.stack([first for _, _, first in looks]).tolist()
@@ -135,4 +157,6 @@ class NaNHandler(EventHandler):
             raise DataError(
                 f"{what}. Lower the learning rate, clip gradients, or look at the data of the step."
             )
+        # A stop that came first leaves this one to the run that goes on.
+        self.finding = None if stats.stopped is None else what
         stats.stop(what)

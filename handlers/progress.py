@@ -53,6 +53,7 @@ class ProgressHandler(EventHandler):
     """
 
     band = Band.REPORT
+    first_process_only = True
 
     def __init__(self, *, refresh: float = 0.1, band: Band | None = None) -> None:
         super().__init__(band=band)
@@ -85,7 +86,7 @@ class ProgressHandler(EventHandler):
         by_steps = stats.batches is None and stats.iterations is not None
         unit = " step" if by_steps else " batch"
         make = partial(make, desc=f"Epoch {stats.epoch + 1}{of}", unit=unit)
-        self._training = _Meter(make, self.refresh, by_steps)
+        self._training = _Meter(make, self.refresh, by_steps, stats.batches_done)
         self._training.open(stats)
 
     def batch_end(self, stats: TrainStats) -> None:
@@ -150,11 +151,14 @@ class _Meter:
 
     __slots__ = ("bar", "by_steps", "count", "drawn_at", "drawn_count", "due", "make", "refresh")
 
-    def __init__(self, make: BarMaker, refresh: float, by_steps: bool = False) -> None:
+    def __init__(
+        self, make: BarMaker, refresh: float, by_steps: bool = False, count: int = 0
+    ) -> None:
         self.make, self.refresh, self.by_steps = make, refresh, by_steps
         self.bar: tqdm[Any] | None = None
-        self.count = self.drawn_count = 0
-        self.due = 1
+        # A resumed run begins inside an epoch.
+        self.count = self.drawn_count = count
+        self.due = count + 1
         self.drawn_at = perf_counter()
 
     def open(self, stats: TrainStats) -> None:
@@ -164,10 +168,6 @@ class _Meter:
 
     def look(self, stats: TrainStats) -> None:
         """Draws the bar if it is time, and foretells when it will be time again."""
-        if self.count == 1 and self.bar is not None and not self.by_steps and stats.batch_index:
-            # A resumed run begins inside an epoch; what was before has no part in its speed.
-            self.bar.initial = self.bar.n = self.bar.last_print_n = stats.batch_index
-            self.count, self.drawn_count = stats.batch_index + 1, stats.batch_index
         passed = perf_counter() - self.drawn_at
         done = self.count - self.drawn_count
         wait = self.refresh - passed

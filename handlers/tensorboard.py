@@ -32,12 +32,13 @@ class TensorBoardHandler(EventHandler):
 
     Values are 32-bit floats, as TensorBoard's scalars are; the history has full precision. A fit
     that starts anew hides what an earlier one wrote to the folder; one that goes on replaces what
-    was written from its step on (a `step/` point of exactly that step is not written again).
+    was written from its step on.
 
     Args:
         folder: Where the two folders of event files go.
         every: When to write `step/loss` and `step/lr`, in steps or seconds; None never does.
-        band: When this handler runs within an event.
+        band: When this handler runs within an event. OBSERVE, so that a checkpoint of the same
+            event knows the point.
 
     Raises:
         ArgumentTypeError: `every` is not an `Every`.
@@ -56,7 +57,9 @@ class TensorBoardHandler(EventHandler):
         ['train', 'val']
     """
 
-    band = Band.REPORT
+    band = Band.OBSERVE
+    first_process_only = True
+    state_names = ("points", "place")
 
     def __init__(
         self,
@@ -73,6 +76,8 @@ class TensorBoardHandler(EventHandler):
                 "TensorBoardHandler(every=...) counts steps or seconds, since the values of each "
                 f"epoch are written anyway; received {every!r}. Write every(100), or leave it out."
             )
+        self.points: list[tuple[int, dict[str, float]]] = []
+        self.place: list[float] | None = None
         self._clock: Clock | None = None
         self._path: Path | None = None
         self._start = self._rows = 0
@@ -81,14 +86,19 @@ class TensorBoardHandler(EventHandler):
     def train_begin(self, stats: TrainStats) -> None:
         """Opens the event files; a resumed run takes back what its checkpoint does not know."""
         self._path = writable_folder(self.folder, "TensorBoardHandler(folder=...)")
-        self._clock = None if self.every is None else self.every.clock(stats)
         self._start = stats.step
+        if stats.samples == 0:
+            self.points, self.place = [], None
+        self._clock = None if self.every is None else self.every.clock(stats, self.place)
         # What carries the run's present step may be lost, or belong to an epoch that a stop cut:
-        # it is purged, and the history tells which of it counts.
+        # it is purged, and the history and the last points tell which of it counts.
         self._rows = sum((row["step"] or 0) < stats.step for row in stats.history.rows)
         self._writer("train")
         if stats.val_data is not None:
             self._writer("val")
+        for step, values in self.points:
+            if step >= stats.step:
+                self._write_point(step, values)
         self._write_rows(stats)
 
     def _writer(self, run: str) -> SummaryWriter:
@@ -117,10 +127,15 @@ class TensorBoardHandler(EventHandler):
             self._write_rows(stats)
         if self._clock is not None and self._clock.due(stats):
             assert stats.loss is not None
-            train = self._writer("train")
-            train.add_scalar("step/loss", stats.loss.item(), stats.step)
-            for name, rate in _rates(stats).items():
-                train.add_scalar(f"step/{name}", rate, stats.step)
+            values = {"loss": stats.loss.item(), **_rates(stats)}
+            # Inside a group of accumulated batches a step may have several points.
+            before = [point for point in self.points if point[0] == stats.step]
+            self.points = [*before, (stats.step, values)]
+            self._write_point(stats.step, values)
+
+    def _write_point(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer("train").add_scalar(f"step/{name}", value, step)
 
     def epoch_end(self, stats: TrainStats) -> None:
         """Writes the epoch's rows."""
@@ -131,11 +146,17 @@ class TensorBoardHandler(EventHandler):
         for writer in self._writers.values():
             writer.close()
         self._writers = {}
+        self._keep_place()
         self._clock = self._path = None
 
+    def _keep_place(self) -> None:
+        if self._clock is not None:
+            self.place = self._clock.place()
+
     def state_dict(self) -> dict[str, Any]:
-        """Nothing, but all points so far are on the disk before a checkpoint counts on them."""
+        """The points of the last step; all before are on the disk when a checkpoint is made."""
         self._flush()
+        self._keep_place()
         return super().state_dict()
 
     def _flush(self) -> None:

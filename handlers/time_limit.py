@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class TimeLimitHandler(EventHandler):
     """Stops a run after the batch, or the epoch's validation, in which its time ran out.
 
-    The clock is that of the run, `stats.elapsed`: it starts with `fit`, not with this object, and
-    a resumed run goes on counting. What follows the stop (saving, the last handlers) is not in
-    the limit, so leave a margin where a job is killed at a fixed time.
+    The clock starts with `fit`, not with this object, and anew in a run that resumes: each job of
+    a chain has the whole limit. What follows the stop (saving, the last handlers) is not in the
+    limit, so leave a margin where a job is killed at a fixed time.
 
     Args:
         seconds: The limit, in seconds of wall clock or as a `datetime.timedelta`.
@@ -55,10 +55,16 @@ class TimeLimitHandler(EventHandler):
             )
         self.seconds = seconds
         self._limit = float(limit)
+        self._began = 0.0
+
+    def train_begin(self, stats: TrainStats) -> None:
+        """Starts the clock of a run that resumes; that of a fresh one runs since `fit` began."""
+        self._began = stats.elapsed if stats.samples else 0.0
 
     def batch_end(self, stats: TrainStats) -> None:
         """Asks for the stop once the limit has passed."""
-        if stats.elapsed >= self._limit and stats.error is None and not _at_target(stats):
+        passed = stats.elapsed - self._began
+        if passed >= self._limit and stats.error is None and not _at_target(stats):
             stats.stop(f"TimeLimitHandler: the limit of {self._limit:g} s has passed")
 
     def epoch_end(self, stats: TrainStats) -> None:

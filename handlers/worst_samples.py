@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from torch import Tensor
-
-from estimator.handlers._loss_table import LossTable, Rank, Ranking
-from estimator.handlers._pass_recorder import Pass, PassRecorder, Prior
-from estimator.handlers._sample_files import Sample, write_gallery, write_samples
-from estimator.handlers._sample_rows import check_classes, check_count, one_line
+from estimator.handlers._loss_table import LossTable, Rank
+from estimator.handlers._sample_files import write_gallery, write_samples
+from estimator.handlers._sample_rows import check_classes, check_count
+from estimator.handlers._split_losses import SplitLosses
 from estimator.handlers._worst_map import write_map
 from estimator.handlers.base import (
     ArgumentError,
@@ -30,65 +30,7 @@ if TYPE_CHECKING:
     from estimator.stats import TrainStats
 
 _SPLITS = ("train", "validation")
-
-
-class _Copy:
-    """What was kept of one sample, and the epoch in which it was taken."""
-
-    def __init__(self, epoch: int, rows: dict[str, Tensor]) -> None:
-        self.epoch, self.rows = epoch, rows
-
-
-class _Split:
-    """The losses of one split, the pass that is under way, and copies of the worst samples."""
-
-    def __init__(self, table: LossTable, worst: int, rank: Rank) -> None:
-        self.table, self.worst, self.rank = table, worst, rank
-        self.copies: dict[int | str, _Copy] = {}
-        self.undrawn = False
-        self.prior = Prior(table, rank)
-        self.begin()
-
-    def begin(self) -> None:
-        """Starts a pass; one that was not folded is forgotten."""
-        # Twice as many rows as are shown: a sample that is drawn again and again fills several.
-        self.recorder = PassRecorder(2 * self.worst, self.prior)
-
-    def fold(self, epoch: int, step: int, path: Path) -> None:
-        """Enters the pass into the table, and writes that."""
-        found = self.recorder.take()
-        if found is not None:
-            self.table.record(epoch, step, found.uids, found.losses)
-            self.table.save(path)
-            self._keep_copies(epoch, found)
-            self.undrawn = True
-            self.prior = Prior(self.table, self.rank)
-        self.begin()
-
-    def _keep_copies(self, epoch: int, found: Pass) -> None:
-        worst = set(self.table.ranking(self.rank).uids[: 2 * self.worst].tolist())
-        self.copies = {uid: copy for uid, copy in self.copies.items() if uid in worst}
-        fresh = set()
-        for row, uid in enumerate(found.uids[found.worst].tolist()):
-            if uid in worst and uid not in fresh:
-                fresh.add(uid)
-                # A view would keep the rows of all others alive.
-                rows = {name: values[row].clone() for name, values in found.rows.items()}
-                self.copies[uid] = _Copy(epoch, rows)
-
-    def samples(self, ranking: Ranking) -> list[Sample]:
-        """The worst samples, for export."""
-        columns = (ranking.uids.tolist(), ranking.score.tolist(), ranking.seen.tolist())
-        rows = list(zip(*columns, strict=True))[: self.worst]
-        return [self._sample(i, *row) for i, row in enumerate(rows, start=1)]
-
-    def _sample(self, number: int, uid: int | str, score: float, seen: int) -> Sample:
-        copy = self.copies.get(uid)
-        name = one_line(uid)
-        facts = {"rank": str(number), "uid": name, f"{self.rank}_loss": f"{score:.9g}"}
-        facts["seen"] = str(seen)
-        facts["epoch"] = "no copy was kept" if copy is None else str(copy.epoch)
-        return Sample(number, name, score, facts, {} if copy is None else copy.rows)
+_MAP = re.compile(r"worst_samples_([a-z]+)_e(\d+)(?:_raw)?\.(?:png|csv|txt)")
 
 
 class WorstSamplesHandler(EventHandler):
@@ -121,10 +63,13 @@ class WorstSamplesHandler(EventHandler):
     targets and outputs of `2 * worst` samples and of up to 16 batches, of the latter at most
     32 MiB (and one batch at least). On the host the table, 4 bytes a sample and epoch (thrice
     that at an epoch's end), and the rows of `2 * worst` samples. Values other than images that
-    take more than 1 MiB a sample are not kept. Nothing is read from the device within an epoch.
+    take more than 1 MiB a sample are not kept. Nothing is read from the device within an epoch. A
+    checkpoint holds, for each split, up to `2 * worst` samples, and within an epoch as many again
+    and 12 bytes for each sample that the epoch has seen.
 
-    A resumed run (`stats.step` above 0 at its start) goes on with the table in the folder,
-    without what was entered after the step that it resumes. A fresh run begins a new table.
+    A resumed run goes on with the table in the folder, without the epochs that it is to do again,
+    and inside an epoch with that epoch's losses so far. A fresh run begins a new table.
+    Of several processes each follows its samples, and the first writes what all have found.
 
     Args:
         folder: Where all files go.
@@ -134,7 +79,8 @@ class WorstSamplesHandler(EventHandler):
         classes: Class names in the order of the class numbers, for targets and predictions.
         rank: Orders by the "mean" of a sample's losses or by their "sum". The sum makes samples
             that more epochs saw look worse.
-        band: When it runs within an event; REPORT by default.
+        band: When it runs within an event; OBSERVE by default, so that a checkpoint of the same
+            event knows the batch.
 
     Raises:
         ArgumentError: `worst` below 1, an unknown `rank`, or `every` not in epochs.
@@ -157,7 +103,9 @@ class WorstSamplesHandler(EventHandler):
         >>> folder.cleanup()
     """
 
-    band = Band.REPORT
+    band = Band.OBSERVE
+    own_state = True
+    state_names = ("passes",)
     needs: ClassVar[frozenset[str]] = frozenset({"sample_losses", "uids"})
 
     def __init__(
@@ -181,46 +129,67 @@ class WorstSamplesHandler(EventHandler):
         self.classes = check_classes(classes, "WorstSamplesHandler")
         self._folder = Path()
         self._clock: Clock | None = None
-        self._splits: dict[str, _Split] = {}
+        self.passes = _nothing()
+        self._splits: dict[str, SplitLosses] = {}
+        self._cut: dict[str, Any] | None = None
         self._epoch = 0
 
     def train_begin(self, stats: TrainStats) -> None:
         """Checks the folder and the libraries; takes up the tables of a resumed run."""
-        self._splits = {}
-        self._folder = writable_folder(self.folder, "WorstSamplesHandler(folder=...)")
+        self._splits, self._cut = {}, None
+        world = stats.world
+        self._folder = world.first(
+            lambda: writable_folder(self.folder, "WorstSamplesHandler(folder=...)")
+        )
         for module in ("matplotlib", "PIL"):
             require(module, "report", "WorstSamplesHandler")
         self._clock = None if self.every is None else self.every.clock(stats)
         self._epoch = stats.epoch + 1
+        resumes = stats.samples > 0
         for name in _SPLITS:
-            self._splits[name] = _Split(self._table(name, stats), self.worst, self.rank)
+            table = world.first(partial(self._table, name, stats)) if resumes else LossTable()
+            split = self._splits[name] = SplitLosses(table, self.worst, self.rank)
+            if resumes:
+                split.load_state_dict(self.passes[name])
+                drawn = table.epochs[-1] - 1 if split.undrawn else stats.epoch
+                if world.rank == 0:
+                    self._remove_maps(name, after=drawn)
+            elif world.rank == 0:
+                self._path(name).unlink(missing_ok=True)
 
     def _table(self, split: str, stats: TrainStats) -> LossTable:
         path = self._path(split)
-        if stats.step and path.exists():
-            return LossTable.load(path, stats.step)
-        if stats.step and split == "train":
+        if path.exists():
+            return LossTable.load(path, stats.epoch)
+        if stats.epoch and split == "train":
             warnings.warn(
-                f"WorstSamplesHandler: the run resumes at step {stats.step}, and there is no "
+                f"WorstSamplesHandler: the run resumes after epoch {stats.epoch}, and there is no "
                 f"{str(path)!r}: the losses of earlier epochs are missing from the map.",
                 stacklevel=2,
             )
-        path.unlink(missing_ok=True)
         return LossTable()
+
+    def _remove_maps(self, split: str, *, after: int) -> None:
+        """Removes what the end of a stopped run drew, which may be half an epoch."""
+        for path in self._folder.iterdir():
+            found = _MAP.fullmatch(path.name)
+            if found is not None and found[1] == split and int(found[2]) > after:
+                path.unlink()
 
     def _path(self, split: str) -> Path:
         return self._folder / f"{split}.npz"
 
     def epoch_begin(self, stats: TrainStats) -> None:
-        """Starts both passes of the epoch."""
+        """Starts both passes of the epoch, or goes on with those of a resumed one."""
         self._epoch = stats.epoch + 1
-        for split in self._splits.values():
-            split.begin()
+        if stats.batches_done == 0:
+            for split in self._splits.values():
+                split.begin()
 
     def batch_end(self, stats: TrainStats) -> None:
         """Takes a training batch."""
         if stats.error is None:
-            self._splits["train"].recorder.add(stats)
+            self._splits["train"].add(stats)
 
     def validation_begin(self, stats: TrainStats) -> None:
         """Starts a validation, which replaces an earlier one of the same epoch."""
@@ -230,24 +199,40 @@ class WorstSamplesHandler(EventHandler):
     def validation_batch_end(self, stats: TrainStats) -> None:
         """Takes a batch of validation."""
         if stats.phase == "validation" and stats.error is None:
-            self._splits["validation"].recorder.add(stats)
+            self._splits["validation"].add(stats)
+
+    def validation_end(self, stats: TrainStats) -> None:
+        """Forgets a validation that a signal ended before it had results."""
+        if stats.phase == "validation" and stats.interrupted is not None and not stats.val:
+            self._splits["validation"].begin()
 
     def epoch_end(self, stats: TrainStats) -> None:
         """Enters the epoch into the tables; draws when that is due."""
         if stats.error is not None:
             return
+        if stats.epoch < self._epoch:
+            # A run that goes on through a cut epoch enters it whole.
+            self._cut = self.state_dict()
         for name, split in self._splits.items():
-            split.fold(self._epoch, stats.step, self._path(name))
-        if self._clock is not None and self._clock.due(stats):
+            split.fold(self._epoch, stats.step, self._path(name), stats.world)
+        if self._clock is not None and self._clock.due(stats) and stats.world.rank == 0:
             self._draw()
 
     def train_end(self, stats: TrainStats) -> None:
-        """Draws what was not drawn yet, and lets go of everything."""
+        """Draws what was not drawn yet, and lets go of the tables."""
+        self.passes = self.state_dict()["passes"] if stats.error is None else _nothing()
         try:
-            if stats.error is None:
+            if stats.error is None and stats.world.rank == 0:
                 self._draw()
         finally:
-            self._splits, self._clock = {}, None
+            self._splits, self._clock, self._cut = {}, None, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The passes of the present epoch and what is kept of the worst samples, on the host."""
+        if self._cut is not None:
+            return self._cut
+        now = {name: split.state_dict() for name, split in self._splits.items()}
+        return {"passes": now or self.passes}
 
     def _draw(self) -> None:
         for name, split in self._splits.items():
@@ -263,6 +248,10 @@ class WorstSamplesHandler(EventHandler):
             gallery = self._folder / f"gallery_{name}.png"
             write_gallery(gallery, samples, self.classes, title=title)
             split.undrawn = False
+
+
+def _nothing() -> dict[str, Any]:
+    return {name: {} for name in _SPLITS}
 
 
 def _in_epochs(every: object) -> Every:

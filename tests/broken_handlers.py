@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 from torch import nn
 
 from estimator import DataError
@@ -95,6 +96,27 @@ class ForgetsState(State):
         self.value += 1
 
     def load_state_dict(self, state: Any) -> None: ...
+
+
+class CountsCutEpochs(State):
+    def epoch_end(self, stats: TrainStats) -> None:
+        self.value += 1
+
+
+class CountsGivenUpValidations(State):
+    def validation_end(self, stats: TrainStats) -> None:
+        self.value += stats.phase == "validation"
+
+
+class DrawsFromItsOwnStream(EventHandler):
+    """Shakes the weights, from a stream that begins anew with each run."""
+
+    def train_begin(self, stats: TrainStats) -> None:
+        self.own = torch.Generator().manual_seed(0)
+
+    def batch_end(self, stats: TrainStats) -> None:
+        noise = torch.rand(1, generator=self.own)
+        next(stats.net.parameters()).data.add_(noise)
 
 
 class TakesAnyState(State):

@@ -22,7 +22,7 @@ class Run:
     def __init__(self, handler: WorstSamplesHandler, epoch: int = 0, step: int = 0) -> None:
         self.handler = handler
         self.stats = TrainStats(nn.Identity(), torch.device("cpu"))
-        self.stats.epoch, self.stats.step = epoch, step
+        self.stats.epoch, self.stats.step, self.stats.samples = epoch, step, step
         handler.train_begin(self.stats)
 
     def batch(self, uids: Any, losses: Any, **fields: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
@@ -143,6 +144,27 @@ BROKEN = [
     bad("state_round_trip", lambda folder: broken.StateInRun(), "it holds", "Path"),
     bad("state_round_trip", lambda folder: broken.ForgetsState(), "['value']: 0, expected 1"),
     bad("state_round_trip", lambda folder: broken.TakesAnyState(), "refuse names"),
+    bad(
+        "goes_on_inside_an_epoch",
+        lambda folder: broken.CountsCutEpochs(),
+        "stopped in an epoch",
+        "['value']: 3, expected 2",
+    ),
+    bad("goes_on_inside_an_epoch", lambda folder: broken.DrawsFromItsOwnStream(), "weights"),
+    bad("goes_on_inside_an_epoch", lambda folder: broken.StopsAtOnce(), "as far as its stop"),
+    bad("goes_on_after_an_epoch", lambda folder: broken.ForgetsState(), "['value']: 1, expected 2"),
+    bad("goes_on_after_an_epoch", broken.State, "may hold only tensors", "PosixPath"),
+    bad(
+        "goes_on_after_a_validation_that_was_given_up",
+        lambda folder: broken.CountsGivenUpValidations(),
+        "stopped in validation 1",
+        "['value']: 3, expected 2",
+    ),
+    bad(
+        "goes_on_after_a_validation_that_was_given_up",
+        lambda folder: broken.ReadsValidation(),
+        "KeyError: 'loss'",
+    ),
     bad("survives_a_validation_without_batches", lambda folder: broken.ReadsValidation(), "loss"),
     bad(
         "survives_a_validation_without_batches",
@@ -244,6 +266,13 @@ def test_a_contract_says_what_its_handler_is_meant_to_do(tmp_path: Path) -> None
     assert not kept(Plain, "survives_a_run_without_validation", needs_validation=True)
 
 
+def test_a_rule_that_raises_a_signal_is_for_the_main_thread(tmp_path: Path) -> None:
+    rule = "test_goes_on_after_a_validation_that_was_given_up"
+    with ThreadPoolExecutor(1) as pool:
+        message = pool.submit(breach, lambda folder: Plain(), rule, tmp_path).result()
+    assert message == "RuntimeError: this rule raises a signal: run it in the main thread"
+
+
 def test_make_is_the_one_method_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(NotImplementedError, match="HandlerContract.make must return the handler"):
         HandlerContract().test_builds(tmp_path)
@@ -289,7 +318,7 @@ def test_nan_equals_nan() -> None:
 
 def test_the_suite_can_be_imported_without_pytest() -> None:
     files = list(Path(inspect.getfile(HandlerContract)).parent.glob("*.py"))
-    assert len(files) == 4
+    assert len(files) == 5
     lines = [line.split()[:2] for file in files for line in file.read_text("utf-8").splitlines()]
     assert ["from", "pathlib"] in lines
     assert [line for line in lines if line in (["import", "pytest"], ["from", "pytest"])] == []

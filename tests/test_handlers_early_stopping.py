@@ -145,7 +145,7 @@ def test_a_value_that_is_not_finite_can_be_an_error() -> None:
 def test_a_run_that_ends_by_itself_is_not_said_to_be_stopped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stopper = EarlyStoppingHandler()
+    stopper = EarlyStoppingHandler(patience=2)
     drive(stopper, [2.0, 3.0])
     with caplog.at_level(logging.INFO, "estimator"):
         stopper.train_end(drive(stopper, [1.0], epoch=2))
@@ -230,7 +230,8 @@ def test_after_an_error_nothing_is_put_back() -> None:
 def drive(handler: EarlyStoppingHandler, losses: Sequence[float], epoch: int = 0) -> TrainStats:
     """The validations of a run, the first after `epoch + 1` epochs."""
     stats = TrainStats(nn.Linear(1, 1), torch.device("cpu"))
-    stats.monitors, stats.epoch, stats.step = {"val_loss": False}, epoch, epoch
+    stats.monitors = {"val_loss": False}
+    stats.epoch = stats.step = stats.samples = epoch
     handler.train_begin(stats)
     for loss in losses:
         handler.epoch_begin(stats)

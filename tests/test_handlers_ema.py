@@ -301,7 +301,7 @@ def test_a_resumed_run_goes_on_with_its_average() -> None:
 def test_an_average_of_another_net_is_refused() -> None:
     fit(ema := EMAHandler())
     stats = TrainStats(nn.Linear(2, 1), CPU)
-    stats.step = 5
+    stats.step = stats.samples = 5
     for call in (ema.train_begin, ema.validation_begin, lambda s: ema.averaged_state(s.net)):
         with pytest.raises(DataError, match=r"names and shapes.*'0.bias'.*Use the handler with"):
             call(stats)

@@ -131,5 +131,5 @@ def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], text
 def test_repr_and_band() -> None:
     handler = EmbeddingHandler("there", layer="fc", samples=10)
     assert repr(handler) == "EmbeddingHandler(folder='there', layer='fc', samples=10)"
-    assert EmbeddingHandler.band is Band.REPORT
-    assert EmbeddingHandler("there", band=Band.OBSERVE).band is Band.OBSERVE
+    assert EmbeddingHandler.band is Band.OBSERVE
+    assert EmbeddingHandler("there", band=Band.DECIDE).band is Band.DECIDE

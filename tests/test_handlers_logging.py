@@ -111,7 +111,7 @@ def test_first_line_shows_small_rates_groups_and_several_trainers(file: Path) ->
     handler.train_end(stats)
     assert lines(file)[:1] == [
         "Training ModuleDict, 16 parameters, on cpu for 1 iteration | a Adam lr 1e-05, 0.25 | "
-        "b SGD lr 0.125 (from epoch 3, iteration 1200)"
+        "b SGD lr 0.125 (resumes after 3 epochs, 1,200 iterations)"
     ]
 
 
@@ -191,7 +191,7 @@ def test_the_loss_is_read_once_a_line(file: Path) -> None:
 
 
 def test_schedules_of_a_run(file: Path) -> None:
-    quick = LoggingHandler(file, every=every(seconds=1e-9), console=False)
+    quick = LoggingHandler(file, every=Every(calls=1), console=False)
     fit(quick, accumulate=2)
     heads = [re.split(r" \| [\d.]+ examples", line)[0] for line in lines(file)[1:4]]
     steps = zip((0, 1, 1), (1, 2, 3), strict=True)
@@ -221,7 +221,7 @@ def test_a_stop_and_its_incomplete_epoch(file: Path) -> None:
     fit(LoggingHandler(file, console=False, every=every(epochs=1)), stop)
     _, epoch, last = lines(file)
     assert epoch.startswith("Epoch 1/2 (incomplete) | 0.0 s | lr 0.1 | train_loss ")
-    assert last == "Training stopped: stop: enough | 0 epochs, 3 iterations | 0:01:02"
+    assert last == "Training stopped: stop: enough | 0 epochs and 3 batches, 3 iterations | 0:01:02"
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,8 @@ def test_a_failure(
 
     with pytest.raises(type(error)):
         fit(LoggingHandler(file, every=schedule), fail)
-    assert lines(file)[-1] == f"Training failed: {text} | 0 epochs, 3 iterations | 0:01:02"
+    done = "0 epochs and 3 batches, 3 iterations"
+    assert lines(file)[-1] == f"Training failed: {text} | {done} | 0:01:02"
     inside = ["Iteration", "Iteration"] if schedule else []
     assert [line.split()[0] for line in lines(file)] == ["Training", *inside, "Training"]
     assert [record.levelname for record in caplog.records[-2:]] == ["INFO", "WARNING"]

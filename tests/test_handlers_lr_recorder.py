@@ -202,7 +202,7 @@ class Rates:
 
 def by_hand(*, epoch: int = 0) -> TrainStats:
     stats = TrainStats(nn.Linear(1, 1), torch.device("cpu"))
-    stats.epoch, stats.step = epoch, 5 * epoch
+    stats.epoch, stats.step, stats.samples = epoch, 5 * epoch, 20 * epoch
     stats.trainers = {"trainer": Rates(0.1)}  # type: ignore[dict-item]  # a stand-in
     return stats
 
@@ -248,7 +248,7 @@ def test_it_can_be_pickled_before_and_after(tmp_path: Path) -> None:
     recorder = pickle.loads(pickle.dumps(LRRecorderHandler(tmp_path, tensorboard=True)))
     fit(recorder, epochs=1)
     again = pickle.loads(pickle.dumps(recorder))
-    assert again.state_dict() == {"rows": [(1, 4, [[0.001]])]}
+    assert again.state_dict() == {"rows": [(1, 4, [[0.001]])], "place": None}
     assert repr(again) == f"LRRecorderHandler(folder={tmp_path!r}, tensorboard=True)"
 
 

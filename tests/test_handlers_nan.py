@@ -167,6 +167,17 @@ def test_no_step_is_read_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert stats.stopped == "NaNHandler: the loss was not finite, first at step 14 (in a)"
 
 
+def test_many_losses_between_two_reads_wait_in_few_tensors() -> None:
+    handler, stats = NaNHandler(every=every(999)), TrainStats(nn.Linear(1, 1), torch.device("cpu"))
+    handler.train_begin(stats)
+    for stats.step in range(1, 151):
+        stats.stepped, stats.loss = True, torch.tensor(NAN if stats.step == 70 else 1.0)
+        handler.batch_end(stats)
+    assert (len(handler.looks), len(handler._waiting)) == (2, 150 % 64)
+    handler.epoch_end(stats)
+    assert stats.stopped == "NaNHandler: the loss was not finite, first at step 70"
+
+
 def test_no_checkpoint_is_made_of_what_was_found_bad(tmp_path: Path) -> None:
     saver = CheckpointHandler(tmp_path, every=every(1), keep_last=1)
     stats = fit(saver, NaNHandler(), train=data(3))
@@ -188,7 +199,7 @@ def test_an_error_of_another_comes_alone() -> None:
         fit(handler, Fail(), train=data(1))
     assert not hasattr(caught.value, "__notes__")
     assert handler._waiting == []
-    assert handler._looks == []
+    assert handler.looks == []
 
 
 def test_other_evaluations_are_none_of_its_business() -> None:

@@ -219,7 +219,7 @@ def test_an_exception_closes_the_files_and_keeps_the_points(tmp_path: Path) -> N
     with pytest.raises(RuntimeError, match="on purpose"):
         fit(handler, FailAt(6), val=data(1))
     train = scalars(tmp_path / "train")
-    assert [step for step, _ in train["step/loss"]] == [1, 2, 3, 4, 5]
+    assert [step for step, _ in train["step/loss"]] == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in train["loss"]] == [4, 6]
     assert [step for step, _ in scalars(tmp_path / "val")["loss"]] == [4]
 

@@ -25,7 +25,7 @@ def by_hand(step: int = 0, *losses: float) -> TrainStats:
     stats = TrainStats(nn.Linear(1, 1), torch.device("cpu"))
     for index, loss in enumerate(losses, start=1):
         stats.history.append({"epoch": index, "step": 5 * index, "train_loss": loss})
-    stats.step, stats.loss = step, torch.tensor(0.5)
+    stats.step, stats.samples, stats.loss = step, step, torch.tensor(0.5)
     return stats
 
 
@@ -44,19 +44,21 @@ def test_a_resumed_run_has_no_point_twice_and_none_too_few(tmp_path: Path) -> No
     first = TensorBoardHandler(tmp_path, every=every(2))
     stats = by_hand()
     first.train_begin(stats)
-    write(first, stats, 1.0, 2.0, 3.0)
+    write(first, stats, 1.0, 2.0)
+    # The checkpoint was written at step 10, its row included.
+    state = first.state_dict()
+    write(first, stats, 3.0)
     first.train_end(stats)
 
-    # The checkpoint was written at step 10, its row included.
     second = TensorBoardHandler(tmp_path, every=every(2))
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(state)
     stats = by_hand(10, 1.0, 2.0)
     second.train_begin(stats)
     write(second, stats, 4.0)
     second.train_end(stats)
     train = scalars(tmp_path / "train")
     assert train["loss"] == [(5, 1.0), (10, 2.0), (15, 4.0)]
-    assert [step for step, _ in train["step/loss"]] == [2, 4, 6, 8, 12, 14]
+    assert [step for step, _ in train["step/loss"]] == [2, 4, 6, 8, 10, 12, 14]
 
 
 def test_an_epoch_that_was_cut_before_the_resume_is_gone(tmp_path: Path) -> None:
@@ -84,6 +86,6 @@ def test_points_are_on_the_disk_when_a_checkpoint_is_made(tmp_path: Path) -> Non
     handler.train_begin(stats)
     stats.step = 1
     handler.batch_end(stats)
-    assert handler.state_dict() == {}
+    assert handler.state_dict() == {"points": [(1, {"loss": 0.5})], "place": [1, 1]}
     assert scalars(tmp_path / "train")["step/loss"] == [(1, 0.5)]
     handler.train_end(stats)

@@ -22,7 +22,6 @@ from estimator.handlers.base import (
     EstimatorError,
     EventHandler,
     Every,
-    FolderError,
     every,
 )
 from estimator.handlers.worst_samples import WorstSamplesHandler
@@ -93,59 +92,6 @@ def test_nothing_is_drawn_twice(tmp_path: Path) -> None:
     assert not (tmp_path / "worst_samples_train_e1.png").exists()
 
 
-def test_a_resumed_run_goes_on_with_the_table(tmp_path: Path) -> None:
-    first = Run(WorstSamplesHandler(tmp_path))
-    first.epoch(([1, 2], [1.0, 2.0]), val=(([8], [1.0]),))
-    first.epoch(([1, 3], [9.0, 9.0]), val=(([8], [2.0]),))
-    # The checkpoint was that of the first epoch's end.
-    second = Run(WorstSamplesHandler(tmp_path), epoch=1, step=1)
-    second.epoch(([1, 2], [3.0, 4.0]), val=(([8], [5.0]),)).end()
-    found = table(tmp_path)
-    assert (found["uids"].tolist(), found["epochs"].tolist()) == ([1, 2], [1, 2])
-    assert found["loss"].tolist() == [[1.0, 3.0], [2.0, 4.0]]
-    assert table(tmp_path, "validation")["loss"].tolist() == [[1.0, 5.0]]
-    assert facts(tmp_path / "samples_train", 1)["mean_loss"] == "3"
-
-
-def test_an_epoch_resumed_inside_fills_one_column(tmp_path: Path) -> None:
-    first = Run(WorstSamplesHandler(tmp_path)).epoch(([1, 2], [1.0, 2.0]))
-    first.handler.epoch_begin(first.stats)
-    first.batch([1], [3.0])
-    first.handler.epoch_end(first.stats)  # stopped: the epoch is not finished
-    first.end()
-    assert (tmp_path / "worst_samples_train_e2.png").exists()
-    Run(WorstSamplesHandler(tmp_path), epoch=1, step=2).epoch(([2], [4.0]))
-    found = table(tmp_path)
-    assert (found["epochs"].tolist(), found["steps"].tolist()) == ([1, 2], [1, 3])
-    assert found["loss"].tolist() == [[1.0, 3.0], [2.0, 4.0]]
-
-
-def test_resuming_a_finished_run_leaves_its_files_alone(tmp_path: Path) -> None:
-    Run(WorstSamplesHandler(tmp_path)).epoch(([1], [1.0])).end()
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    Run(WorstSamplesHandler(tmp_path), epoch=1, step=1).end()
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-
-
-def test_a_fresh_run_begins_a_new_table(tmp_path: Path) -> None:
-    handler = WorstSamplesHandler(tmp_path)
-    Run(handler).epoch(([1], [1.0]), val=(([2], [1.0]),)).end()
-    Run(handler).epoch(([7], [1.0])).end()
-    assert table(tmp_path)["uids"].tolist() == [7]
-    assert not (tmp_path / "validation.npz").exists()
-
-
-def test_a_missing_or_damaged_table_is_said(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="resumes at step 3.*losses of earlier epochs"):
-        Run(WorstSamplesHandler(tmp_path), epoch=1, step=3)
-    np.save(tmp_path / "one.npy", np.zeros(3))
-    one_array = (tmp_path / "one.npy").read_bytes()
-    for damage in (b"", b"PK\x03\x04 no archive", b"text", one_array):
-        (tmp_path / "train.npz").write_bytes(damage)
-        with pytest.raises(FolderError, match="Delete it to go on"):
-            Run(WorstSamplesHandler(tmp_path), epoch=1, step=3)
-
-
 def test_an_error_draws_nothing_and_lets_go(tmp_path: Path) -> None:
     handler = WorstSamplesHandler(tmp_path, every=every(epochs=1))
     run = Run(handler)
@@ -160,7 +106,7 @@ def test_an_error_draws_nothing_and_lets_go(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     assert pickle.loads(pickle.dumps(handler)).worst == 50
     handler.train_end(TrainStats(nn.Identity(), torch.device("cpu")))
-    assert handler.state_dict() == {}
+    assert handler.state_dict() == {"passes": {"train": {}, "validation": {}}}
 
 
 def test_a_fit_that_breaks_keeps_the_tables_of_its_epochs(tmp_path: Path) -> None:
@@ -306,6 +252,6 @@ def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], text
 
 
 def test_what_the_loop_reads_of_the_class(tmp_path: Path) -> None:
-    handler = WorstSamplesHandler(tmp_path, band=Band.OBSERVE)
-    assert (handler.band, WorstSamplesHandler.band) == (Band.OBSERVE, Band.REPORT)
+    handler = WorstSamplesHandler(tmp_path, band=Band.DECIDE)
+    assert (handler.band, WorstSamplesHandler.band) == (Band.DECIDE, Band.OBSERVE)
     assert handler.needs == {"sample_losses", "uids"}

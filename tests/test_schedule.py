@@ -85,11 +85,12 @@ def test_looking_ahead_changes_nothing() -> None:
 def test_seconds(make: Any, due: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
-    clock = make(seconds=2.5).clock(new_stats())
+    stats = new_stats()
+    clock = make(seconds=2.5).clock(stats)
     seen = []
     for moment in (102.4, 102.5, 104.9, 111.0, 112.4):
         now = moment
-        seen.append(clock.due(new_stats()))
+        seen.append(clock.due(stats))
     assert seen == due
 
 
@@ -105,6 +106,30 @@ def test_calls(kind: Any, due: list[bool]) -> None:
     stats = new_stats(step=50, epoch=7)
     clock = Every(calls=2, kind=kind).clock(stats)
     assert [clock.due(stats) for _ in range(5)] == due
+
+
+@pytest.mark.parametrize("kind", ["every", "once", "after"])
+@pytest.mark.parametrize("unit", ["steps", "calls"])
+def test_a_clock_goes_on_from_its_place(unit: str, kind: Any) -> None:
+    schedule = Every(**{unit: 4}, kind=kind)
+    for cut in range(12):
+        stats = new_stats(step=0)
+        clock, due = schedule.clock(stats), []
+        for step in range(1, 13):
+            stats.step = step
+            if step == cut:
+                clock = schedule.clock(stats, clock.place())
+            if step % 3 == 0:
+                due.append(clock.due(stats))
+        expected = schedule.clock(new_stats(step=0))
+        assert due == [expected.due(new_stats(step=step)) for step in (3, 6, 9, 12)]
+
+
+def test_a_clock_of_a_late_band_owes_nothing() -> None:
+    clock = every(4).clock(new_stats(step=6))
+    clock.resume(2)
+    assert [clock.due(new_stats(step=step)) for step in (6, 7, 8)] == [False, False, True]
+    assert clock.calls == 5
 
 
 def test_representation_and_equality() -> None:

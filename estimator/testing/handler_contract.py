@@ -16,7 +16,8 @@ from estimator.dispatch import as_handler
 from estimator.handlers.base import EVENTS, ArgumentError, Band, DataError, EventHandler
 from estimator.randomness import random_state_kept
 from estimator.stats import TrainStats
-from estimator.testing._rehearsal import MEASURED, Rehearsal
+from estimator.testing._rehearsal import MEASURED
+from estimator.testing._resume import ResumeRules
 from estimator.testing._watch import (
     NoSamples,
     Probe,
@@ -36,7 +37,7 @@ _BREAKS = {
 _ENDS = (None, *_BREAKS)
 
 
-class HandlerContract(Rehearsal):
+class HandlerContract(ResumeRules):
     """Tests of what every handler has to honour, each named after its rule.
 
     Derive a class in a test file, say how the handler is made, and run pytest: each rule is one
