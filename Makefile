@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 SOURCES := estimator handlers tests tutorials benchmarks setup.py
 TYPED := build/typed
 
-.PHONY: help demo test check bench docs-test clean
+.PHONY: help demo test test-full check bench docs-test clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r command purpose; \
@@ -25,6 +25,9 @@ demo: $(INSTALLED) ## train a classifier and write its run folder (DATA=digits)
 
 test: $(INSTALLED) ## all tests, with coverage
 	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered
+
+test-full: $(INSTALLED) ## every combination of what tests of resume combine (some 30 minutes)
+	$(PY) -m pytest -m full
 
 check: $(INSTALLED) ## lint, format and strict types
 	$(PY) -m ruff check $(SOURCES)

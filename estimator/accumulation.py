@@ -26,7 +26,7 @@ class Accumulation:
         ArgumentError: `size` is not a whole number from 1 up.
     """
 
-    __slots__ = ("_first", "_total", "filled", "is_sum", "size")
+    __slots__ = ("_first", "_total", "filled", "is_sum", "size", "weighs")
 
     def __init__(self, size: int, *, is_sum: bool = False) -> None:
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
@@ -36,11 +36,13 @@ class Accumulation:
             )
         self.size = size
         self.is_sum = is_sum
+        self.weighs = size > 1
+        """Whether losses go through `weigh`; a group of a single batch has nothing to weigh."""
         self.filled = 0
-        self._first: int = 1
+        self._first: float = 1
         self._total: Count = 0
 
-    def weigh(self, loss: torch.Tensor, count: Count, samples: int) -> torch.Tensor:
+    def weigh(self, loss: torch.Tensor, count: Count, samples: float) -> torch.Tensor:
         """Takes a batch into the group; the result is what to differentiate.
 
         Args:
@@ -66,16 +68,18 @@ class Accumulation:
 
     def finish(self, parameters: Iterable[torch.Tensor]) -> None:
         """Turns the gathered gradients into those of the group's mean, and opens the next group."""
-        if self.size > 1 and not self.is_sum:
-            total = self._total / self._first
-            if isinstance(total, torch.Tensor):
-                # The gradients of a group without any item are zeros, which 0/0 would spoil.
-                total = torch.where(total > 0, total, 1)
-            if isinstance(total, torch.Tensor) or total != 1.0:
-                for p in parameters:
-                    if p.grad is not None:
-                        p.grad.div_(total)
+        if self.weighs and not self.is_sum:
+            self._divide(self._total / self._first, parameters)
         self.filled = 0
+
+    def _divide(self, total: float | torch.Tensor, parameters: Iterable[torch.Tensor]) -> None:
+        if isinstance(total, torch.Tensor):
+            # The gradients of a group without any item are zeros, which 0/0 would spoil.
+            total = torch.where(total > 0, total, 1)
+        if isinstance(total, torch.Tensor) or total != 1.0:
+            for p in parameters:
+                if p.grad is not None:
+                    p.grad.div_(total)
 
     def state_dict(self, parameters: Sequence[torch.Tensor]) -> dict[str, Any] | None:
         """The open group with its gradients; None where there is no open group."""

@@ -20,6 +20,8 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from estimator.dealing import deal, with_shares
+from estimator.distributed import ALONE, World
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, DataError
 from estimator.loaders import Rows, as_dataset, is_stock
 from estimator.place import (
@@ -46,15 +48,18 @@ class Source:
         uids: Whether a handler needs identities, which arrays and Datasets then get.
         seed: Of the order of arrays and Datasets; None draws one where they are shuffled.
         device: Of the run, whose random stream belongs to a place in the data.
+        world: The processes among which each batch is dealt.
 
     Raises:
         ArgumentError: There is no data, or arrays of different lengths.
         ArgumentTypeError: Nothing that can be gone through.
+        DataError: Data that cannot be dealt to several processes.
     """
 
     def __init__(
         self, data: Any, argument: str, *, batch_size: int = 32, shuffle: bool = False,
         uids: bool = False, seed: int | None = None, device: torch.device | None = None,
+        world: World = ALONE,
     ) -> None:  # fmt: skip
         if data is None:
             raise ArgumentError(
@@ -69,6 +74,9 @@ class Source:
                 f"{argument} must be a DataLoader, an iterable of batches, a Dataset or arrays "
                 f"(x, y); received {reprlib.repr(data)}."
             )
+        self.is_dealt = world.size > 1
+        if self.is_dealt:
+            data = deal(data, argument, world)
         self.data: Iterable[Any] = data
         self.argument = argument
         self.takes_batch_size = dataset is not None
@@ -79,6 +87,8 @@ class Source:
         self._held: Iterator[Any] | None = None
         self._began: dict[str, Any] | None = None
         self._at_end = False
+        self._ahead: dict[int, tuple[Any, Any]] = {}
+        self._before: dict[str, Any] = {}
 
     def epoch(self, number: int = 0) -> Iterator[Any]:
         """An iterator over the batches of one epoch.
@@ -89,16 +99,21 @@ class Source:
         held, self._held = self._held, None
         return self._begin(number) if held is None else held
 
+    def _iterate(self) -> Iterator[Any]:
+        data: Any = self.data
+        return with_shares(data, data.batch_sampler) if self.is_dealt else iter(data)
+
     def _begin(self, number: int) -> Iterator[Any]:
+        self._ahead = {}
         set_epoch(self.data, number)
         if self.kind == "again":
             self._began = loader_state(self.data, self.device)
-        iterator = iter(self.data)
+        iterator = self._iterate()
         if not self._at_end:
             return iterator
         # A loader whose state is that of an epoch's end may have nothing left to give at first.
         self._at_end, batch = False, next(iterator, self)
-        return iter(self.data) if batch is self else itertools.chain([batch], iterator)
+        return self._iterate() if batch is self else itertools.chain([batch], iterator)
 
     def first(self) -> Any:
         """The first batch of the coming epoch, which stays in that epoch.
@@ -106,26 +121,48 @@ class Source:
         Raises:
             DataError: There is none.
         """
+        data: Any = self.data
+        before = loader_state(data, self.device)
+        before["state"] = copy.deepcopy(data.state_dict()) if self.kind == "state" else None
         iterator = self._begin(0)
         batch = next(iterator, self)
         if batch is self:
             raise self.empty()
-        self._held = itertools.chain([batch], iterator)
+        self._held, self._before = itertools.chain([batch], iterator), before
         return batch
+
+    def release(self) -> None:
+        """Lets the workers of an epoch go that was not begun."""
+        self._held = None
 
     def place(self, done: int) -> dict[str, Any]:
         """The place after `done` batches of the present epoch, as plain values and tensors."""
         data: Any = self.data
         place: dict[str, Any] = {"kind": self.kind, "done": done, "batches": self.batches}
         place["generators"] = [generator.get_state() for generator in generators(data)]
+        if done == 0 and self._held is not None:
+            place |= self._before
+        elif self.kind == "state":
+            place["state"] = self._ahead[done][0] if done in self._ahead else data.state_dict()
         if self.kind == "sampler":
             sampler = data.batch_sampler
             place |= {n: getattr(sampler, n) for n in ("seed", "samples", "batch_size")}
-        elif self.kind == "state":
-            place["state"] = data.state_dict()
         elif self.kind == "again" and done:
             place["began"] = self._began
         return place
+
+    def peek(self, iterator: Iterator[Any], done: int, default: object) -> Any:
+        """The batch after `done` batches of an epoch, or a default; the place stays before it."""
+        if done not in self._ahead:
+            data: Any = self.data
+            state = copy.deepcopy(data.state_dict()) if self.kind == "state" else None
+            self._ahead = {done: (state, next(iterator, default))}
+        return self._ahead[done][1]
+
+    def go_back(self, place: Mapping[str, Any]) -> None:
+        """Makes a place the present one again, for a pass that is to be gone through anew."""
+        set_generators(self.data, place["generators"], self.argument)
+        self._ahead = {place["done"]: (place.get("state"), None)}
 
     def finds(self, place: Mapping[str, Any]) -> bool:
         """Whether this data can go on at a place."""
@@ -174,7 +211,7 @@ class Source:
             rest = begin_again(data, self._began, done, self.device, self.argument)
             set_generators(data, after, self.argument)
             return rest
-        return iter(data)
+        return self._iterate()
 
     def sample(self) -> Any:
         """A batch for a look, with nothing taken from loaders, streams or random states.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from estimator.handlers.base import EVENTS, Clock, EventHandler, HandlerError, nearest
+from estimator.faults import advise
+from estimator.handlers.base import EVENTS, Band, Clock, EventHandler, HandlerError, nearest
 from estimator.spelling import meant_event
 
 if TYPE_CHECKING:
     from estimator.stats import TrainStats
 
 Hook = Callable[["TrainStats"], Any]
+_AGREED = ("batch_end", "validation_batch_end", "validation_end", "epoch_end")
 
 
 class FunctionHandler(EventHandler):
@@ -82,6 +85,11 @@ class Dispatch:
         HandlerError: The same object is there twice.
     """
 
+    agree: Hook | None = None
+    """What several processes do before the PERSIST band, so that they save and stop alike."""
+    is_first: bool = True
+    """Whether handlers that only write or report are called in this process."""
+
     train_end: tuple[Hook, ...]
     epoch_end: tuple[Hook, ...]
     validation_end: tuple[Hook, ...]
@@ -109,34 +117,48 @@ class Dispatch:
         self.handlers.append(handler)
         self.handlers.sort(key=lambda handler: handler.band)
 
-    def bind(self, stats: TrainStats, calls: Mapping[str, list[int]] | None = None) -> None:
+    def bind(self, stats: TrainStats, calls: Mapping[str, list[list[float]]] | None = None) -> None:
         """Makes the tuples; schedules count from where the run stands.
 
         Args:
             stats: The run.
-            calls: Where a run resumes: how often each schedule was asked before.
+            calls: Where a run resumes: the place of each schedule of `on`.
         """
         self.stats = stats
         self._calls = {id(h): self._calls_of(h) for h in self.handlers}
         self._assemble()
         for name, handler in self.named().items():
             before = (calls or {}).get(name, [])
-            for clock, count in zip(self._clocks[id(handler)], before, strict=bool(before)):
-                clock.resume(count)
+            for clock, place in zip(self._clocks[id(handler)], before, strict=bool(before)):
+                # A checkpoint is made before the late bands see the event, which may be theirs.
+                clock.resume(*place[: 1 + (handler.band < Band.PERSIST)])
 
-    def calls(self) -> dict[str, list[int]]:
-        """How often each schedule of `on` was asked, by handler."""
+    def calls(self) -> dict[str, list[list[float]]]:
+        """The place of each schedule of `on`, by handler."""
         named = {name: self._clocks[id(h)] for name, h in self.named().items()}
-        return {name: [clock.calls for clock in clocks] for name, clocks in named.items() if clocks}
+        return {name: [clock.place() for clock in own] for name, own in named.items() if own}
 
     def _calls_of(self, handler: EventHandler) -> dict[str, list[Hook]]:
         clocks = self._clocks[id(handler)] = []
-        return {event: list(_hooks(handler, event, self.stats, clocks)) for event in EVENTS}
+        calls = {event: list(_hooks(handler, event, self.stats, clocks)) for event in EVENTS}
+        if handler.first_process_only and not self.is_first:
+            return {event: [] for event in EVENTS}
+        return calls
 
     def _assemble(self) -> None:
         for event in EVENTS:
-            hooks = [hook for h in self.handlers for hook in self._calls[id(h)][event]]
-            setattr(self, event, tuple(hooks))
+            early = [h for h in self.handlers if h.band < Band.PERSIST]
+            late = self.handlers[len(early) :]
+            if event == "train_end":
+                # The last step is saved before anyone puts other weights into the net.
+                savers = [h for h in late if h.band == Band.PERSIST]
+                early, late = savers + early, late[len(savers) :]
+            agreed = [self.agree] if self.agree is not None and event in _AGREED else []
+            calls = [self._hooks_of(early, event), agreed, self._hooks_of(late, event)]
+            setattr(self, event, tuple(itertools.chain(*calls)))
+
+    def _hooks_of(self, handlers: list[EventHandler], event: str) -> list[Hook]:
+        return [hook for handler in handlers for hook in self._calls[id(handler)][event]]
 
     def join_later(self, handler: EventHandler) -> None:
         """Lets a handler in at the next epoch, so that it gets a begin for each end."""
@@ -204,6 +226,7 @@ class Dispatch:
         """
         if self.stats.error is None:
             self.stats.error = error
+            advise(error, self.stats)
             self._unwind(iter(self.error), error)
         if end is not None:
             self._unwind(iter(getattr(self, end)), error)

@@ -11,6 +11,7 @@ from torch import nn
 from estimator import loop
 from estimator.choosing import HandlerLike, Handlers, chosen_handlers, run_handlers
 from estimator.dispatch import Dispatch, as_handler
+from estimator.distributed import is_first
 from estimator.fitting import FitOptions, Trainers, build_run, evaluation_run
 from estimator.handle import Handle
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, EventHandler, Every
@@ -25,6 +26,7 @@ from estimator.processor import BatchProcessor, check_target_keys
 from estimator.randomness import seed_everything
 from estimator.runtime import Precision
 from estimator.stats import TrainStats
+from estimator.step import Strategy
 from estimator.structure import concatenate
 from estimator.trainer import BoundTrainer, Trainer, TrainerSpec
 from estimator.weights import read_weights, write_weights
@@ -108,6 +110,7 @@ class Estimator:
         accumulate: int = 1,
         batch_size: int = 32,
         precision: Precision | None = None,
+        strategy: Strategy | None = None,
         seed: int | None = None,
         resume: str | os.PathLike[str] | bool | None = None,
         progress: bool = True,
@@ -133,6 +136,9 @@ class Estimator:
             accumulate: Batches for one optimizer step.
             batch_size: Samples a batch, for arrays and Datasets.
             precision: "fp32" (default), "bf16" or "fp16".
+            strategy: How several processes, started by torchrun, train the net: "ddp" (default)
+                keeps it whole on each, "fsdp2" leaves each a part of every weight. Each batch is
+                dealt to them, so that `batch_size` is that of all together.
             seed: Of Python, NumPy and torch; None leaves their streams alone, so that `fit`
                 equals a plain loop after the same `torch.manual_seed`.
             resume: Go on where a run stopped, inside an epoch too: a checkpoint, a folder with
@@ -154,27 +160,22 @@ class Estimator:
         if seed is not None:
             seed_everything(seed)
         options = FitOptions(
-            epochs,
-            iterations,
-            device,
-            validate,
-            accumulate,
-            batch_size,
-            precision,
-            seed,
-            resume,
-            progress,
-        )
+            epochs, iterations, device, validate, accumulate, batch_size, precision, strategy, seed,
+            resume, progress,
+        )  # fmt: skip
         modes = [(module, module.training) for module in self.net.modules()]
         try:
-            chosen = run_handlers(self.handlers, handlers, progress)
-            run = build_run(self, train, val, options, trainers, chosen)
-            self.train_stats, self._hooks = run.stats, run.hooks
-            self._fitting = True
-            if resume and run.target_reached():
-                notice(f"Nothing left to train: {run.stats!r}.", show=progress)
-            with interruptible(run.interruption), run.going_on():
-                loop.train(run)
+            # From here on, as a look at the data starts workers, which inherit what signals do.
+            with interruptible() as came:
+                chosen = run_handlers(self.handlers, handlers, progress)
+                run = build_run(self, train, val, options, trainers, chosen)
+                self.train_stats, self._hooks = run.stats, run.hooks
+                self._fitting = True
+                if resume and run.finished():
+                    notice(f"Nothing left to train: {run.stats!r}.", show=progress and is_first())
+                run.listen(came)
+                with run.going_on():
+                    loop.train(run)
         finally:
             self._fitting = False
             for module, mode in modes:
@@ -224,7 +225,7 @@ class Estimator:
         collected: list[Any] = []
         run.evaluation.collected = collected
         loop.evaluate(run, source, "predict")
-        return concatenate(collected)
+        return concatenate(run.step.in_order(collected))
 
     def add(self, handler: HandlerLike) -> Handle:
         """Attaches a handler to every following `fit`, `evaluate` and `predict`.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from estimator.data import Source
+from estimator.faults import in_order
 from estimator.meter import LossMeter
 from estimator.metrics import MetricSet
+from estimator.randomness import random_states, set_random_states
 from estimator.runtime import detach, move
 from estimator.stats import Phase
 
@@ -35,6 +37,7 @@ class Evaluation:
         """Whether a pass is going on whose results are not there yet."""
         self.gave_up = False
         """Whether the last pass was ended by a signal, without results."""
+        self._back: Callable[[], None] = lambda: None
 
     @contextlib.contextmanager
     def of(self, source: Source, phase: Phase) -> Iterator[None]:
@@ -47,6 +50,9 @@ class Evaluation:
         stats.batches = source.batches
         self.meter.reset()
         self.is_open, self.gave_up = True, False
+        if phase == "validation":
+            self._back = self._way_back(source)
+        self.run.step.settle()
         net.eval()
         try:
             yield
@@ -57,13 +63,24 @@ class Evaluation:
             stats.clear_batch()
             stats.phase, stats.metrics, stats.batches, stats.batch_index = before
 
+    def _way_back(self, source: Source) -> Callable[[], None]:
+        """How to put data and random streams to before the pass, which is then to come anew."""
+        place, device = source.place(0), self.run.runtime.device
+        streams = random_states(device)
+
+        def go() -> None:
+            source.go_back(place)
+            set_random_states(streams, device)
+
+        return go
+
     def batches(self, source: Source) -> Iterator[Any]:
         """The batches of one pass."""
         index = -1
-        for index, batch in enumerate(source.epoch()):
+        for index, batch in enumerate(in_order(source.epoch(), self.run)):
             self.stats.batch_index = index
             yield batch
-        if index < 0:
+        if index < 0 and self.run.heard.signal is None:
             raise source.empty()
 
     def count(self) -> None:
@@ -83,13 +100,14 @@ class Evaluation:
         self.gave_up = self.stats.phase == "validation" and self.stats.interrupted is not None
         if self.gave_up:
             self.stats.val = {}
+            self._back()
         return self.gave_up
 
     def close(self) -> None:
         """Reads the results to the host, once."""
         stats = self.stats
-        if stats.phase == "predict":
+        if stats.phase == "predict" or self.gives_up():
             return
-        stats.val = self.run.runtime.host(self.meter.means() | self.metrics.compute())
+        stats.val = self.run.runtime.read(self.meter, self.metrics)
         if stats.phase == "validation":
             self.run.close_validation()

@@ -7,23 +7,26 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.nn.utils.rnn import PackedSequence
 
-from estimator.accumulation import Accumulation
+from estimator.agreement import Agreement
 from estimator.checks import check_batch, initialise_lazy
 from estimator.data import Source
 from estimator.dispatch import Dispatch
+from estimator.distributed import join
 from estimator.handlers.base import ArgumentError, EventHandler, Every, check_every
 from estimator.history import History
 from estimator.loss import Losses
 from estimator.notices import notice
-from estimator.processor import BatchProcessor, positional_parameters
+from estimator.predicting import Predicting
+from estimator.randomness import part_streams
 from estimator.resume import Resume, described, say_if_ends_only, state_to_resume
 from estimator.rows import rate_columns
 from estimator.run import Run
 from estimator.runtime import Precision, Runtime, find_device
+from estimator.sharded import class_of
 from estimator.splitting import split_fraction
 from estimator.stats import TrainStats
+from estimator.step import Strategy
 from estimator.trainer import Trainer, TrainerSpec, check_disjoint, named_trainers
 from estimator.validation import Validation
 
@@ -43,6 +46,7 @@ class FitOptions(NamedTuple):
     accumulate: int
     batch_size: int
     precision: Precision | None
+    strategy: Strategy | None
     seed: int | None
     resume: Resume
     progress: bool
@@ -62,6 +66,9 @@ def build_run(
         trainers: As the user gave them; None goes on with those of the last fit.
         handlers: All handlers of the run.
     """
+    device = find_device(options.device)
+    world = join(device)
+    options = options._replace(progress=options.progress and world.rank == 0)
     epochs, iterations = _targets(options)
     if not est.processor.has_loss:
         raise ArgumentError(
@@ -71,37 +78,27 @@ def build_run(
     hooks = Dispatch(handlers)
     if isinstance(val, (int, float)):
         train, val = split_fraction(train, float(val), options.seed)
-    run = _new_run(est, hooks, _device(options), options.precision)
-    uids = run.step.needs_uids
-    run.train_source = Source(
-        train, "fit(train=...)", batch_size=options.batch_size, shuffle=True, uids=uids,
-        seed=options.seed, device=run.runtime.device,
-    )  # fmt: skip
-    every = check_every(options.validate, "fit(validate=...)", Every(epochs=1))
-    if val is not None:
-        source = Source(val, "fit(val=...)", batch_size=options.batch_size, uids=uids)
-        run.validation = Validation(run.stats, source, every)
-        passes = f"iterations={iterations}" if epochs is None else f"epochs={epochs}"
-        _check_passes(source, passes, one=epochs == 1)
-    _check_passes(run.train_source, f"epochs={epochs}", one=epochs in (None, 1))
-    if options.validate is not None and val is None:
-        warnings.warn(
-            f"fit(validate={options.validate!r}) has no effect without validation data; received "
-            "val=None.", stacklevel=3,
-        )  # fmt: skip
-    sources = [run.train_source, *([run.validation.source] if run.validation else [])]
+    if options.device is None:
+        notice(f"No device given: training on {device}.", show=options.progress)
+    run = _new_run(est, hooks, Runtime(device, options.precision, world))
+    if world.size > 1:
+        hooks.agree = Agreement(run)
+    run.step.spread_by(options.strategy)
+    run.stats.epochs, run.stats.iterations, run.stats.val_data = epochs, iterations, val
+    sources = _give_data(run, train, val, options)
     _warn_of_batch_size(options.batch_size, *sources)
-    run.step.accumulation = Accumulation(options.accumulate, is_sum=run.step.is_sum)
+    _say_dealt(sources, options)
+    part_streams(world, options.seed)
+    run.step.group_by(options.accumulate)
     criterion = est.processor.criterion
-    if options.accumulate > 1 and criterion is not None and not criterion.exact_in_groups:
+    grouped = options.accumulate > 1 or world.size > 1
+    if grouped and criterion is not None and not criterion.exact_in_groups:
         warnings.warn(
-            f"fit(accumulate={options.accumulate}) weighs each of several losses by samples; "
-            "received losses that leave targets out, weigh classes or add samples up, whose "
-            "gradient is then not exactly the group's. Combine them in one callable with a "
-            "method item_count(outputs, targets).", stacklevel=3,
+            f"fit(accumulate={options.accumulate}) weighs each of several losses by samples, also "
+            "over processes; received losses that leave targets out, weigh classes or add samples "
+            "up, whose gradient is then not exactly the group's. Combine them in one callable "
+            "with a method item_count(outputs, targets).", stacklevel=3,
         )  # fmt: skip
-    run.stats.epochs, run.stats.iterations = epochs, iterations
-    run.stats.batches, run.stats.val_data = run.train_source.batches, val
     _first_batches(est, run, trainers, options)
     run.config = _config(est, options)
     say_if_ends_only(run, show=options.progress)
@@ -109,9 +106,32 @@ def build_run(
     return run
 
 
+def _give_data(run: Run, train: Any, val: Any, options: FitOptions) -> list[Source]:
+    uids, world, size = run.step.needs_uids, run.runtime.world, options.batch_size
+    run.train_source = Source(
+        train, "fit(train=...)", batch_size=size, shuffle=True, uids=uids,
+        seed=options.seed, device=run.runtime.device, world=world,
+    )  # fmt: skip
+    run.stats.batches = run.train_source.batches
+    every = check_every(options.validate, "fit(validate=...)", Every(epochs=1))
+    epochs, iterations = run.stats.epochs, run.stats.iterations
+    if val is not None:
+        source = Source(val, "fit(val=...)", batch_size=size, uids=uids, world=world)
+        run.validation = Validation(run.stats, source, every)
+        passes = f"iterations={iterations}" if epochs is None else f"epochs={epochs}"
+        _check_passes(source, passes, one=epochs == 1)
+    _check_passes(run.train_source, f"epochs={epochs}", one=epochs in (None, 1))
+    if options.validate is not None and val is None:
+        warnings.warn(
+            f"fit(validate={options.validate!r}) has no effect without validation data; received "
+            "val=None.", stacklevel=4,
+        )  # fmt: skip
+    return [run.train_source, *([run.validation.source] if run.validation else [])]
+
+
 def _config(est: Estimator, options: FitOptions) -> dict[str, str]:
     settings: dict[str, Any] = {
-        "net": type(est.net).__name__, "loss": est.loss, "metrics": list(est.metrics.names),
+        "net": class_of(est.net).__name__, "loss": est.loss, "metrics": list(est.metrics.names),
         "processor": type(est.processor).__name__, "validate": options.validate,
         "accumulate": options.accumulate, "precision": options.precision, "seed": options.seed,
     }  # fmt: skip
@@ -119,10 +139,11 @@ def _config(est: Estimator, options: FitOptions) -> dict[str, str]:
     return {name: described(value) for name, value in settings.items()}
 
 
-def _new_run(
-    est: Estimator, hooks: Dispatch, device: torch.device, precision: Precision | None
-) -> Run:
-    runtime = Runtime(device, precision)
+def _new_run(est: Estimator, hooks: Dispatch, runtime: Runtime) -> Run:
+    device, world = runtime.device, runtime.world
+    hooks.is_first = world.rank == 0
+    if world.size > 1:
+        est.metrics.check_merge()
     stats = TrainStats(est.net, device)
     stats.runtime = runtime
     criterion = est.processor.criterion
@@ -152,19 +173,22 @@ def _targets(options: FitOptions) -> tuple[int | None, int | None]:
     return epochs, iterations
 
 
-def _device(options: FitOptions) -> torch.device:
-    device = find_device(options.device)
-    if options.device is None:
-        notice(f"No device given: training on {device}.", show=options.progress)
-    return device
-
-
 def _warn_of_batch_size(batch_size: int, *sources: Source) -> None:
     if batch_size != 32 and not any(source.takes_batch_size for source in sources):
         warnings.warn(
             f"batch_size={batch_size!r} has no effect on data that comes in batches. Leave it "
             "out, or pass arrays or a Dataset.", stacklevel=4,
         )  # fmt: skip
+
+
+def _say_dealt(sources: Iterable[Source], options: FitOptions) -> None:
+    for source in sources:
+        data: Any = source.data
+        if source.is_dealt and not source.takes_batch_size:
+            notice(
+                f"{source.argument}: each batch of {data.batch_sampler.batch_size} samples is "
+                f"dealt to {data.batch_sampler.world_size} processes.", show=options.progress,
+            )  # fmt: skip
 
 
 def _check_passes(source: Source, passes: str, *, one: bool) -> None:
@@ -182,8 +206,10 @@ def _first_batches(est: Estimator, run: Run, trainers: Trainers, options: FitOpt
     run.net.train()
     batch = run.train_source.first()
     initialise_lazy(run, batch)
+    run.step.shard()
     _bind_trainers(est, run, trainers, options)
     losses = check_batch(run, batch, training=True)
+    run.step.join(losses.total)
     if run.validation is not None:
         batch = run.validation.source.sample()
         if batch is not None:
@@ -248,47 +274,16 @@ def evaluation_run(
     """
     hooks = Dispatch(handlers)
     placed = next(iter(est.net.parameters()), torch.empty(0))
-    runtime = est.train_stats.runtime if est.train_stats is not None else None
-    precision = runtime.precision if runtime is not None else None
-    run = _new_run(est, hooks, placed.device, precision)
+    last = est.train_stats.runtime if est.train_stats is not None else None
+    precision = last.precision if last is not None else None
+    runtime = Runtime(placed.device, precision, join(placed.device))
+    run = _new_run(est, hooks, runtime)
     if phase == "predict":
-        run.step.processor = _Predicting(est.processor)
-    source = Source(data, f"{phase}(data=...)", batch_size=batch_size, uids=run.step.needs_uids)
+        run.step.processor = Predicting(est.processor)
+    source = Source(
+        data, f"{phase}(data=...)", batch_size=batch_size, uids=run.step.needs_uids,
+        world=run.runtime.world,
+    )  # fmt: skip
     _warn_of_batch_size(batch_size, source)
     run.begin()
     return run, source
-
-
-class _Predicting(BatchProcessor):
-    """A processor for batches that may come without targets."""
-
-    def __init__(self, inner: BatchProcessor) -> None:
-        self.inner = inner
-        self.net, self.criterion, self.target_keys = inner.net, inner.criterion, inner.target_keys
-        own = {"split", "evaluate_split"}
-        self.custom = any(getattr(type(inner), n) is not getattr(BatchProcessor, n) for n in own)
-        self.positional = positional_parameters(inner.net)
-
-    def evaluate_split(self, batch: Any) -> tuple[Any, Any]:
-        if self.custom:
-            return self.inner.evaluate_split(batch)
-        if isinstance(batch, Mapping):
-            keys = self.inner.target_names(batch)
-            if all(key in batch for key in keys) and keys:
-                return self.inner.split(batch)
-            return self.inner.inputs_of(batch, keys), None
-        if not isinstance(batch, (tuple, list)) or isinstance(batch, PackedSequence):
-            return batch, None
-        if len(batch) == 1:
-            return (tuple(batch[0]) if isinstance(batch[0], list) else batch[0]), None
-        # Several inputs in the first place have their target in the second.
-        nested = any(isinstance(item, (tuple, list, Mapping)) for item in batch[:1])
-        if len(batch) == self.positional and not nested:
-            return tuple(batch), None
-        return self.inner.split(batch)
-
-    def size(self, inputs: Any, targets: Any) -> int:
-        return self.inner.size(inputs, targets)
-
-    def evaluate_forward(self, inputs: Any) -> Any:
-        return self.inner.evaluate_forward(inputs)

@@ -27,15 +27,19 @@ class Interruption:
 
 
 @contextlib.contextmanager
-def interruptible(interruption: Interruption) -> Iterator[None]:
+def interruptible() -> Iterator[Interruption]:
     """Turns the first SIGINT (Ctrl-C), SIGTERM or SIGUSR1 into a flag, for the length of a fit.
 
     A second one does what it did before: Ctrl-C raises KeyboardInterrupt, SIGTERM ends the
     process. Signals belong to the main thread, so a fit in another one is left as it is. The
     handlers that were there before are put back.
+
+    Yields:
+        What the first signal is written to.
     """
+    interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield interruption
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -53,7 +57,7 @@ def interruptible(interruption: Interruption) -> Iterator[None]:
     for number in before:
         signal.signal(number, interrupt)
     try:
-        yield
+        yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

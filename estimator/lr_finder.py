@@ -107,13 +107,20 @@ class _Sweep(EventHandler):
         if stats.error is not None:
             return
         assert stats.loss is not None
-        loss = float(stats.loss)
+        loss = _mean_loss(stats, float(stats.loss))
         self.losses.append(loss)
         # An exponential mean, corrected for its start at zero as in Adam.
         self._mean = 0.9 * self._mean + 0.1 * loss
         self.smoothed.append(self._mean / (1 - 0.9 ** len(self.losses)))
         if not isfinite(loss) or self.smoothed[-1] > 4 * min(self.smoothed) > 0:
             stats.stop("find_lr: the loss diverged")
+
+
+def _mean_loss(stats: TrainStats, loss: float) -> float:
+    """The loss of the batch on all processes."""
+    shares = stats.world.gather((loss, stats.batch_size or 0))
+    samples = sum(count for _, count in shares)
+    return sum(part * (count / samples) for part, count in shares)
 
 
 def find_lr(

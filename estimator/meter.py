@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,6 +89,23 @@ class LossMeter:
             "parts": dict(self._parts),
             "waiting": [list(pair) for pair in self._waiting],
         }
+
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Takes the sums of several meters together as its own.
+
+        Args:
+            states: What their `state_dict` gave.
+        """
+        self.reset()
+        for state in states:
+            part = LossMeter(self.device)
+            part.load_state_dict(state)
+            part._fold()
+            self._total += part._total
+            self._weight = self._weight + part._weight
+            self._samples += part._samples
+            for name, total in part._parts.items():
+                self._parts[name] = self._parts.get(name, 0) + total
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""

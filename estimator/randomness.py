@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from estimator.distributed import World
 from estimator.handlers.base import ArgumentError
+from estimator.sampler import mixed, torch_seed
 
 
 def seed_everything(seed: int) -> None:
@@ -25,6 +27,17 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def part_streams(world: World, seed: int | None) -> None:
+    """Gives each of several processes streams of its own, so that no two drop the same units.
+
+    The first one's stay as they are; the others are seeded from them, or from `seed`.
+    """
+    if world.size > 1:
+        base = world.first(lambda: torch_seed() if seed is None else seed)
+        if world.rank:
+            seed_everything(mixed(base, world.rank))
 
 
 @contextlib.contextmanager

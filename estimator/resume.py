@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from estimator.handlers._checkpoint_files import find_state
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, DataError, EventHandler
-from estimator.handlers.checkpoint import CheckpointHandler, load_checkpoint
+from estimator.handlers.checkpoint import CheckpointHandler
 from estimator.notices import notice
+from estimator.snapshot import VERSION
 
 if TYPE_CHECKING:
     from estimator.run import Run
@@ -38,14 +39,14 @@ def state_to_resume(run: Run, resume: Resume, *, show: bool) -> dict[str, Any] |
     """
     if resume is None or resume is False:
         return None
+    return run.runtime.world.first(lambda: _found(run, resume, show=show))
+
+
+def _found(run: Run, resume: str | os.PathLike[str] | bool, *, show: bool) -> dict[str, Any] | None:
     source = run.train_source
     assert source is not None
     path = _folder_of(run.hooks.handlers) if resume is True else _path(resume)
-    found: tuple[dict[str, Any], Path] | None
-    if path.is_file():
-        found = load_checkpoint(path), path
-    else:
-        found = find_state(path, usable=lambda state: source.finds(state["place"]))
+    found = find_state(path, usable=lambda s: source.finds(s["place"]), version=VERSION)
     if found is None:
         if resume is not True:
             raise DataError(

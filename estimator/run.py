@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from estimator.data import Source
 from estimator.dispatch import Dispatch
 from estimator.evaluation import Evaluation
+from estimator.faults import in_order
 from estimator.handlers.base import DataError
 from estimator.interrupt import Interruption
 from estimator.meter import LossMeter
 from estimator.metrics import MetricSet
+from estimator.parallel import SharedStep
 from estimator.processor import BatchProcessor
 from estimator.rows import Rows
 from estimator.runtime import Runtime
@@ -50,7 +52,8 @@ class Run:
         metrics: MetricSet,
     ) -> None:
         self.stats, self.hooks, self.runtime = stats, hooks, runtime
-        self.step = Step(stats, processor, runtime=runtime, needs=hooks.needs)
+        kind = Step if runtime.world.size == 1 else SharedStep
+        self.step = kind(stats, processor, runtime=runtime, needs=hooks.needs)
         self.net: nn.Module = stats.net
         self.train_metrics, self.meter = metrics.copy(), LossMeter(runtime.device)
         self.evaluation = Evaluation(self, metrics)
@@ -59,7 +62,7 @@ class Run:
         self.rows = Rows(stats)
         self.config: dict[str, str] = {}
         """The settings that decide what is computed, as text."""
-        self.interruption = Interruption()
+        self.interruption = self.heard = Interruption()
         self.iterator: Iterator[Any] | None = None
         """The present epoch's batches; made by the loop, or before it where a run resumes."""
         self._is_last = self._inside = False
@@ -75,6 +78,8 @@ class Run:
         self.stats.restart_clock()
         if resumes is not None:
             restore(self, resumes)
+        if self.hooks.agree is not None:
+            self.hooks.agree(self.stats)
         self.hooks.bind(self.stats, resumes and resumes["calls"])
         self._resumes, self._samples_before = resumes, self.stats.samples
         if self.validation is not None:
@@ -91,13 +96,18 @@ class Run:
             yield
         finally:
             self.stats.capture_with(None)
+            self.step.leave()
+            if self.train_source is not None:
+                self.train_source.release()
 
     def wants_more(self) -> bool:
         """Whether another epoch is to begin."""
         stats, source = self.stats, self.train_source
         assert source is not None
         self.heed_signal()
-        if stats.stopped is not None or self.target_reached():
+        if self.hooks.agree is not None:
+            self.hooks.agree(stats)
+        if stats.stopped is not None or self.finished():
             return False
         if source.one_shot and stats.samples > self._samples_before:
             warnings.warn(
@@ -116,19 +126,30 @@ class Run:
         assert stats.epochs is not None
         return stats.epoch >= stats.epochs
 
+    def finished(self) -> bool:
+        """Whether nothing is left to do: a signal may have put off the last validation."""
+        return self.target_reached() and not self.stats.validation_due
+
     def leaves_epoch(self) -> bool:
         """Whether the epoch ends here, asked to stop or at the run's target."""
         stats = self.stats
+        self.heed_signal()
         if stats.stopped is not None and stats.stops_in_batch:
             return True
         return stats.iterations is not None and stats.step >= stats.iterations
 
+    def listen(self, came: Interruption) -> None:
+        """Takes signals from here; what several processes agree on is heard from them."""
+        if self.heard is self.interruption:
+            self.heard = came
+        self.interruption = came
+
     def heed_signal(self) -> None:
         """Stops the run if a signal has asked for it."""
-        stats, came = self.stats, self.interruption
+        stats, came = self.stats, self.heard
         if came.signal is not None and stats.interrupted is None:
             stats.interrupted = came.signal
-            stats.stop(came.reason)
+            stats.accept_stop(came.reason, "batch")
 
     def open_epoch(self) -> None:
         """Forgets the sums of the last epoch."""
@@ -149,6 +170,10 @@ class Run:
             self._is_last = self.stats.batches_done == self.stats.batches
 
     def train_batches(self) -> Iterator[Any]:
+        """The epoch's batches, or those up to where a signal has ended their workers too."""
+        return in_order(self._batches(), self)
+
+    def _batches(self) -> Iterator[Any]:
         """The epoch's batches; knows which one is the last and measures the waiting."""
         stats, source = self.stats, self.train_source
         assert source is not None
@@ -156,11 +181,13 @@ class Run:
         if self.iterator is None:
             self.iterator = source.epoch(stats.epoch)
         iterator, group = self.iterator, self.step.accumulation
+        if stats.batches_done and self.target_reached():
+            return  # Only the validation that a signal has put off is left.
         batch, index = next(iterator, _END), stats.batches_done
         while batch is not _END:
             # A group that this batch does not fill has to know whether it is the last.
             ahead = source.batches is None and group.filled + 1 < group.size
-            following = next(iterator, _END) if ahead else None
+            following = source.peek(iterator, index + 1, _END) if ahead else None
             stats.fetch_seconds += perf_counter() - began
             stats.batch_index, index = index, index + 1
             self._is_last = following is _END if ahead else index == source.batches
@@ -182,14 +209,14 @@ class Run:
 
     def group_open(self) -> bool:
         """Whether the data ended inside a group, which happens when its length was wrong."""
-        return self.step.accumulation.filled > 0
+        return self._is_last and self.step.accumulation.filled > 0
 
     def count_batch(self, began: float) -> None:
         """Advances the counters; `began` is when the batch was there."""
         stats, step = self.stats, self.step
         samples, loss = stats.batch_size, stats.loss
         assert samples is not None and loss is not None
-        stats.samples += samples
+        stats.samples += step.samples
         stats.batches_done += 1
         self.heed_signal()
         self.meter.add(loss, stats.losses, step.weight, samples, is_sum=step.is_sum)
@@ -215,12 +242,14 @@ class Run:
         Returns:
             Whether the epoch is complete: its data was gone through to the end.
         """
-        assert self.train_source is not None
-        assert self.iterator is not None
+        source, iterator = self.train_source, self.iterator
+        assert source is not None
         complete, self._inside = self._is_last, False
-        if not complete and self.train_source.batches is None and not self.train_source.one_shot:
-            complete = next(self.iterator, _END) is _END
+        self.heed_signal()
+        if not complete and source.batches is None and not source.one_shot and iterator is not None:
+            complete = source.peek(iterator, self.stats.batches_done, _END) is _END
         self._read_train()
+        self.step.settle()
         self.iterator = None
         self.stats.clear_batch()
         # A validation may take longer than whoever sent the signal will wait.
@@ -229,15 +258,15 @@ class Run:
         return complete
 
     def _read_train(self) -> None:
-        means = self.meter.means() | self.train_metrics.compute()
-        self.stats.train = self.runtime.host(means)
+        self.stats.train = self.runtime.read(self.meter, self.train_metrics)
 
     def validates_at_end(self, complete: bool) -> bool:
         """Whether a validation is due now that the epoch's batches are done."""
         reached = self.target_reached()
         if self.validation is None or not (complete or reached):
             return False
-        return self.validation.due_at_end(is_final=reached)
+        self.stats.validation_due = self.validation.due_at_end(is_final=reached)
+        return self.stats.validation_due
 
     def close_epoch(self, complete: bool) -> None:
         """Advances schedulers that count epochs and writes the row."""
@@ -253,7 +282,8 @@ class Run:
         self.rows.close(complete=complete)
 
     def cut_epoch(self, error: BaseException) -> None:
-        """Writes the row of an epoch that an exception ends."""
+        """Writes the row of an epoch that an exception ends, and lets its workers go."""
+        self.iterator = None
         try:
             counted = self.meter.means()
             if counted and self.rows.lacks_step():

@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from estimator.distributed import ALONE, World, own_index
 from estimator.handlers.base import ArgumentError, nearest
+from estimator.meter import LossMeter
+from estimator.metrics import MetricSet
 from estimator.trainer import BoundTrainer
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -20,14 +23,23 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def find_device(device: str | int | torch.device | None) -> torch.device:
     """The device to run on: the accelerator if there is one, else the CPU.
 
+    Of several processes each takes the accelerator of its number on the machine, unless `device`
+    has a number itself.
+
     Raises:
-        ArgumentError: The device is not there.
+        ArgumentError: The device is not there, or there are several in a list.
     """
+    if isinstance(device, (list, tuple)):
+        raise ArgumentError(
+            f"fit(device=...) must be one device; received {device!r}. To train on several, start "
+            "a process for each, as in: torchrun --nproc-per-node "
+            f"{max(len(device), 1)} your_script.py, with device=None in the script."
+        )
     if device is None:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device("cpu") if accelerator is None else accelerator
+        return torch.device("cpu") if accelerator is None else own_index(accelerator)
     try:
-        found = torch.device(device)
+        found = own_index(torch.device(device))
         torch.empty(0, device=found)
         if found.type == "meta":
             raise RuntimeError("the meta device holds no values")
@@ -91,12 +103,15 @@ class Runtime:
     Args:
         device: Where the net is.
         precision: "fp32", "bf16" (autocast) or "fp16" (autocast and a gradient scaler).
+        world: The processes that compute together.
 
     Raises:
         ArgumentError: An unknown precision, or one that the device has not.
     """
 
-    def __init__(self, device: torch.device, precision: Precision | None = None) -> None:
+    def __init__(
+        self, device: torch.device, precision: Precision | None = None, world: World = ALONE
+    ) -> None:
         precision = "fp32" if precision is None else precision
         if precision not in _DTYPES:
             raise ArgumentError(
@@ -105,6 +120,7 @@ class Runtime:
             )
         self.device = device
         self.precision = precision
+        self.world = world
         self.autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         self.scaler: torch.amp.GradScaler | None = None
         if precision != "fp32":
@@ -173,6 +189,17 @@ class Runtime:
                     # Adam keeps its step counter on the CPU on purpose.
                     if isinstance(value, torch.Tensor) and value.ndim:
                         state[key] = value.to(parameter.device)
+
+    def read(self, meter: LossMeter, metrics: MetricSet) -> dict[str, float]:
+        """The mean losses and the metrics over all batches, of all processes, in one transfer."""
+        if self.world.size > 1:
+            cpu = torch.device("cpu")
+            states = move((meter.state_dict(), metrics.state_dict()), cpu)
+            meters, sets = zip(*self.world.gather(states), strict=True)
+            meter, metrics = LossMeter(cpu), metrics.copy()
+            meter.merge(meters)
+            metrics.merge(sets)
+        return self.host(meter.means() | metrics.compute())
 
     def host(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Reads named 0-d tensors in one transfer."""

@@ -120,17 +120,28 @@ class ResumableSampler(Sampler[list[int]]):
         return Share(len(range(self.rank, size, self.world_size)), size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, order = self.epoch, range(self.samples)
-        seed = mixed(self.seed, epoch)
-        whole: Any = order
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(seed)
-            whole = torch.randperm(self.samples, generator=generator).tolist()
+        seed = mixed(self.seed, self.epoch)
+        whole: Any = self._order(seed).tolist() if self.shuffle else range(self.samples)
         for number in range(self.start, len(self)):
-            batch = whole[number * self.batch_size : (number + 1) * self.batch_size]
-            indices = Indices(batch[self.rank :: self.world_size] or batch[:1])
+            indices = Indices(self._dealt(whole, number))
             indices.seed = mixed(seed, number, self.rank)
             yield indices
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """The same batches as tensors of indices, for data that is gathered and not transformed."""
+        whole = self._order(mixed(self.seed, self.epoch))
+        return (self._dealt(whole, number) for number in range(self.start, len(self)))
+
+    def _order(self, seed: int) -> torch.Tensor:
+        if not self.shuffle:
+            return torch.arange(self.samples)
+        return torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))
+
+    def _dealt(self, whole: Any, number: int) -> Any:
+        """This process's share of a batch, or the batch's first sample where that is empty."""
+        batch = whole[number * self.batch_size : (number + 1) * self.batch_size]
+        share = batch[self.rank :: self.world_size]
+        return share if len(share) else batch[:1]
 
 
 def torch_seed() -> int:

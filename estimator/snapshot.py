@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from estimator.handlers.base import DataError, EstimatorError
+from estimator.meter import LossMeter
+from estimator.metrics import MetricSet
 from estimator.randomness import random_states, set_random_states
+from estimator.runtime import move
+from estimator.sharded import is_sharded, optimizer_parts, parts_like, whole
 from estimator.stats import Best
 
 if TYPE_CHECKING:
@@ -33,7 +40,7 @@ def capture(run: Run) -> dict[str, Any]:
     stats, scaler, train = run.stats, run.runtime.scaler, run.train_source
     assert train is not None
     states = {name: handler.state_dict() for name, handler in run.hooks.named().items()}
-    return {
+    state: dict[str, Any] = {
         "version": VERSION,
         "config": run.config,
         "net": run.net.state_dict(),
@@ -43,13 +50,29 @@ def capture(run: Run) -> dict[str, Any]:
         "stats": _counts(run),
         "handlers": {name: state for name, state in states.items() if state},
         "calls": run.hooks.calls(),
-        "random": random_states(run.runtime.device),
         "place": train.place(stats.batches_done),
         "validation": None if run.validation is None else run.validation.source.place(0),
-        "metrics": run.train_metrics.state_dict(),
-        "meter": run.meter.state_dict(),
         "gradients": run.step.accumulation.state_dict(run.step.parameters),
     }
+    state = whole(state) if is_sharded(run.net) else state
+    own = _of_processes(run, state["handlers"])
+    return state | own | {"handlers": state["handlers"] | own["handlers"]}
+
+
+def _of_processes(run: Run, states: Mapping[str, Any]) -> dict[str, Any]:
+    """What each process has of its own: of several, one entry each."""
+    world, named = run.runtime.world, run.hooks.named()
+    own = {
+        "random": random_states(run.runtime.device),
+        "metrics": run.train_metrics.state_dict(),
+        "meter": run.meter.state_dict(),
+    }
+    if world.size == 1:
+        return own | {"handlers": {}}
+    cpu, of_handlers = torch.device("cpu"), [n for n in states if named[n].own_state]
+    gathered = world.gather(move(own, cpu))
+    lists: dict[str, Any] = {name: [one[name] for one in gathered] for name in own}
+    return lists | {"handlers": {n: world.gather(move(states[n], cpu)) for n in of_handlers}}
 
 
 def _counts(run: Run) -> dict[str, Any]:
@@ -84,9 +107,10 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
     """
     assert run.train_source is not None
     try:
-        run.net.load_state_dict(state["net"])
+        run.net.load_state_dict(parts_like(state["net"], run.net))
         for trainer in run.step.trainers:
-            trainer.load_state_dict(state["trainers"][trainer.name])
+            saved = state["trainers"][trainer.name]
+            trainer.load_state_dict(optimizer_parts(saved, trainer.params))
     except (RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise DataError(
             "fit(resume=...) must be given the net and the trainers of the run that it goes on "
@@ -102,7 +126,9 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
         run.validation.source.take_up(state["validation"])
     for name, handler in run.hooks.named().items():
         if name in state["handlers"]:
-            handler.load_state_dict(state["handlers"][name])
+            saved = _of_this(run, state["handlers"][name])
+            if saved is not None:
+                handler.load_state_dict(parts_like(saved, run.net))
 
 
 def _restore_counts(run: Run, counts: Mapping[str, Any]) -> None:
@@ -126,8 +152,49 @@ def take_up(run: Run, state: Mapping[str, Any]) -> None:
     assert source is not None
     if run.stats.batches_done:
         run.iterator = source.rest(run.stats.epoch, state["place"])
-        run.train_metrics.load_state_dict(state["metrics"])
-        run.meter.load_state_dict(state["meter"])
+        _take_sums(run, run.train_metrics, state["metrics"])
+        _take_sums(run, run.meter, state["meter"])
         run.step.accumulation.load_state_dict(state["gradients"], run.step.parameters)
         run.stats.train = dict(state["stats"]["train"])
-    set_random_states(state["random"], run.runtime.device)
+    elif "streams" in state["place"]:
+        # The first batch was there, and had taken from the streams what it needs.
+        set_random_states(state["place"]["streams"], run.runtime.device)
+        source.first()
+    _take_streams(run, state["random"])
+
+
+def _each(saved: Any) -> list[Any]:
+    """What each of the processes had that made a checkpoint; a single one made no list."""
+    return saved if isinstance(saved, list) else [saved]
+
+
+def _of_this(run: Run, saved: Any) -> Any:
+    """What of this process a checkpoint of as many has; else the first one's, on the first."""
+    world = run.runtime.world
+    if not isinstance(saved, list):
+        return saved
+    if len(saved) == world.size:
+        return saved[world.rank]
+    return saved[0] if world.rank == 0 else None
+
+
+def _take_sums(run: Run, sums: MetricSet | LossMeter, saved: Any) -> None:
+    world, each = run.runtime.world, _each(saved)
+    if len(each) == world.size:
+        sums.load_state_dict(each[world.rank])
+    elif world.rank == 0:
+        sums.merge(each)
+
+
+def _take_streams(run: Run, saved: Any) -> None:
+    world, each = run.runtime.world, _each(saved)
+    if len(each) == world.size:
+        set_random_states(each[world.rank], run.runtime.device)
+    elif world.rank == 0:
+        warnings.warn(
+            f"fit(resume=...) goes on in {world.size} process(es) with what {len(each)} saved: the "
+            "order of the data is kept, but dropout and augmentation draw other numbers than in a "
+            "run that never stopped, and handlers lack what the others knew of an open epoch. "
+            f"Resume with {len(each)} to have the same.",
+            stacklevel=2,
+        )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
+from estimator.distributed import ALONE, World
 from estimator.handlers.base import ArgumentError, EstimatorError, nearest
 from estimator.history import History
 from estimator.metrics import MetricSet
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from estimator.trainer import BoundTrainer
 
 Phase = Literal["train", "validation", "evaluate", "predict"]
+When = Literal["batch", "epoch"]
 
 
 class Best(NamedTuple):
@@ -102,13 +104,17 @@ class TrainStats:
     """Name of the signal that ended the run, such as "SIGTERM"."""
     error: BaseException | None
     _capture: Callable[[], dict[str, Any]] | None
+    _ask: Callable[[str, When], None] | None
+    _now: float | None
     fetch_seconds: float
     update_seconds: float
     scratch: dict[Any, Any]
 
     __slots__ = (
+        "_ask",
         "_capture",
         "_epoch_stop",
+        "_now",
         "_started",
         "batch",
         "batch_index",
@@ -164,6 +170,7 @@ class TrainStats:
         self.trainers = {}
         self.runtime = self.run_dir = self.val_data = self.validated_at = None
         self.stopped = self.interrupted = self.error = self._capture = None
+        self._ask = self._now = None
         self.fetch_seconds = self.update_seconds = 0.0
         self.scratch = {}
         self._epoch_stop = False
@@ -177,16 +184,32 @@ class TrainStats:
         self.losses = {}
 
     @property
+    def world(self) -> World:
+        """The processes that train together: `rank` of this one, `size`, and what they share."""
+        return ALONE if self.runtime is None else self.runtime.world
+
+    @property
     def elapsed(self) -> float:
-        """Seconds since the run began."""
+        """Seconds since the run began; of several processes the first's, once a batch."""
+        return time.perf_counter() - self._started if self._now is None else self._now
+
+    def own_clock(self) -> float:
+        """Seconds since the run began, by the clock of this process."""
         return time.perf_counter() - self._started
+
+    def set_clock(self, elapsed: float) -> None:
+        """Lets `elapsed` stand until it is set again, so that all processes read the same."""
+        self._now = elapsed
 
     def restart_clock(self, elapsed: float = 0.0) -> None:
         """Sets `elapsed`, for a run that begins or goes on."""
         self._started = time.perf_counter() - elapsed
 
-    def stop(self, reason: str, *, when: Literal["batch", "epoch"] = "batch") -> None:
+    def stop(self, reason: str, *, when: When = "batch") -> None:
         """Asks the loop to end; the first reason given is kept in `stopped`.
+
+        Of several processes one may ask, and all of them end at the same place: `stopped` is set
+        once they have agreed, after the handlers of the DECIDE band.
 
         Args:
             reason: Who asks and why, in one line.
@@ -202,6 +225,17 @@ class TrainStats:
             )
         if when not in ("batch", "epoch"):
             raise ArgumentError(f"stop(when=...) must be 'batch' or 'epoch'; received {when!r}.")
+        if self._ask is not None:
+            self._ask(reason, when)
+        else:
+            self.accept_stop(reason, when)
+
+    def ask_with(self, ask: Callable[[str, When], None]) -> None:
+        """Lets the run say what becomes of a request to stop."""
+        self._ask = ask
+
+    def accept_stop(self, reason: str, when: When) -> None:
+        """Makes a request to stop take effect."""
         if self.stopped is None:
             self.stopped, self._epoch_stop = reason, when == "epoch"
         elif when == "batch":

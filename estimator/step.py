@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
 from estimator.accumulation import Accumulation
-from estimator.handlers.base import DataError
+from estimator.handlers.base import ArgumentError, DataError, nearest
 from estimator.loss import as_losses
 from estimator.loss_kinds import Count, items_in_graph
 from estimator.processor import UID, BatchProcessor, UidSample, describe
 from estimator.runtime import Runtime, detach
 from estimator.stats import TrainStats
 from estimator.trainer import BoundTrainer
+
+Strategy = Literal["ddp", "fsdp2"]
 
 
 class Step:
@@ -40,6 +43,53 @@ class Step:
         self.accumulation = Accumulation(1, is_sum=self.is_sum)
         self.weight: Count = 0
         """What this batch counts in a mean loss."""
+        self.samples = 0
+        """Samples of this batch, over all processes."""
+
+    def group_by(self, batches: int) -> None:
+        """Lets an optimizer step follow each group of so many batches."""
+        self.accumulation = Accumulation(batches, is_sum=self.is_sum)
+
+    def spread_by(self, strategy: Strategy | None) -> None:
+        """Chooses how several processes train one net.
+
+        Args:
+            strategy: "ddp" (which None means too) or "fsdp2"; one process warns of either.
+
+        Raises:
+            ArgumentError: It is neither.
+        """
+        check_strategy(strategy)
+        if strategy is not None:
+            warnings.warn(
+                f"fit(strategy={strategy!r}) has no effect in one process. Start several, as in: "
+                "torchrun --nproc-per-node 2 your_script.py",
+                stacklevel=4,
+            )
+
+    def shard(self) -> None:
+        """Splits the weights over several processes, before optimizers take them."""
+
+    def join(self, loss: torch.Tensor) -> None:
+        """Makes several processes train one net.
+
+        Args:
+            loss: Of a batch for a look, with its graph.
+        """
+
+    def leave(self) -> None:
+        """Lets go of what `join` made."""
+
+    def settle(self) -> None:
+        """Gives the net the same buffers on all processes, before they are used or saved."""
+
+    def in_order(self, outputs: list[Any]) -> list[Any]:
+        """The outputs of all processes for each batch, in the order of its samples.
+
+        Args:
+            outputs: Of each batch, for the samples of this process.
+        """
+        return outputs
 
     def serve(self, needs: set[str]) -> None:
         """Takes over what the present handlers want computed."""
@@ -61,7 +111,7 @@ class Step:
         move = self.runtime.move
         stats.inputs = inputs = move(inputs)
         stats.targets = targets = move(targets)
-        stats.batch_size = processor.size(inputs, targets)
+        stats.batch_size = self.samples = processor.size(inputs, targets)
 
     def forward(self) -> torch.Tensor:
         """Runs the net and the loss.
@@ -101,7 +151,7 @@ class Step:
         else:
             items = divided_by
         self.weight = samples if self.is_sum else items
-        self.runtime.backward(loss if group.size == 1 else group.weigh(loss, items, samples))
+        self.runtime.backward(group.weigh(loss, items, samples) if group.weighs else loss)
         group.filled += 1
         stats.stepped = False
 
@@ -133,6 +183,15 @@ class Step:
         assert samples is not None
         counted = processor.evaluate_count(outputs, stats.targets, samples)
         self.weight = samples if self.evaluates_sum else counted
+
+
+def check_strategy(strategy: object) -> None:
+    """Checks that a strategy is None or a known one."""
+    if strategy is not None and strategy not in get_args(Strategy):
+        raise ArgumentError(
+            f"fit(strategy=...) must be 'ddp', 'fsdp2' or None; received {strategy!r}. "
+            f"{nearest(str(strategy), get_args(Strategy))}"
+        )
 
 
 def _no_uids(batch: Any) -> DataError:

@@ -85,7 +85,7 @@ def fit(
 
 def by_hand(net: nn.Module, *, step: int = 0) -> TrainStats:
     stats = TrainStats(net, torch.device("cpu"))
-    stats.step = step
+    stats.step = stats.samples = step
     return stats
 
 

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from estimator import ArgumentError, ArgumentTypeError, DataError, Estimator
 from estimator.data import Source
 from estimator.loaders import as_dataset
+from estimator.sequences import ResumableSampler
 
 IN_ORDER = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
@@ -81,12 +82,16 @@ def test_an_iterable_dataset_is_batched() -> None:
         Subset(Pairs(20), range(10)),
     ],
 )
-def test_arrays_and_datasets_are_shuffled_like_a_loader(data: Any) -> None:
-    torch.manual_seed(3)
-    expected = [[int(n) for n in x] for x, _ in DataLoader(Pairs(10), 4, shuffle=True)]
-    seen = fitted(data, data, batch_size=4, seed=3)
-    assert seen.train == expected != IN_ORDER
-    assert seen.val == IN_ORDER
+def test_arrays_and_datasets_are_shuffled_by_a_resumable_sampler(data: Any) -> None:
+    sampler = ResumableSampler(10, 4, seed=3)
+    expected = []
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        loader = DataLoader(Pairs(10), batch_sampler=sampler)
+        expected += [[int(n) for n in x] for x, _ in loader]
+    seen = fitted(data, data, epochs=2, batch_size=4, seed=3)
+    assert seen.train == expected and expected[:3] != expected[3:] and expected[:3] != IN_ORDER
+    assert seen.val == IN_ORDER * 2
 
 
 def test_a_dict_of_arrays_needs_only_targets() -> None:

@@ -1,10 +1,8 @@
-"""The shared state: its fields, stops, values and clock; Ctrl-C; and one-line notices."""
+"""The shared state: its fields, stops, values and clock; and one-line notices."""
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from typing import Any
 
@@ -15,7 +13,6 @@ from torch import nn
 from estimator import Estimator, TrainStats, notices
 from estimator.handlers import EventHandler
 from estimator.handlers.base import ArgumentError, EstimatorError
-from estimator.interrupt import interruptible
 
 X = torch.randn(12, 2)
 Y = X[:, :1].clone()
@@ -189,48 +186,6 @@ def test_a_fit_leaves_every_module_in_its_mode() -> None:
     net[0].train()
     Estimator(net, nn.MSELoss()).fit((X, Y), (X, Y), 1, "sgd", "cpu", progress=False)
     assert [module.training for module in net.modules()] == [False, True, False, False]
-
-
-def test_the_first_interrupt_stops_and_the_second_raises() -> None:
-    stats = new_stats()
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), interruptible(stats):
-        signal.raise_signal(signal.SIGINT)
-        assert stats.stopped == "interrupted by Ctrl-C" and stats.stops_in_batch
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_an_interrupt_after_another_stop_ends_the_run_in_order() -> None:
-    stats = new_stats()
-    with interruptible(stats):
-        stats.stop("early stopping", when="epoch")
-        signal.raise_signal(signal.SIGINT)
-    assert stats.stopped == "early stopping" and stats.stops_in_batch
-
-
-def test_a_fit_that_is_interrupted_ends_in_order() -> None:
-    class Press(EventHandler):
-        def batch_end(self, stats: TrainStats) -> None:
-            if stats.step == 2:
-                signal.raise_signal(signal.SIGINT)
-
-    stats = fit(Press())
-    assert (stats.step, stats.stopped) == (2, "interrupted by Ctrl-C")
-    assert stats["complete"] == [False]
-
-
-def test_other_threads_leave_signals_alone() -> None:
-    handlers: list[Any] = []
-
-    def run() -> None:
-        with interruptible(new_stats()):
-            handlers.append(signal.getsignal(signal.SIGINT))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert handlers == [signal.getsignal(signal.SIGINT)]
 
 
 def test_notices_go_to_the_log_or_to_stderr(

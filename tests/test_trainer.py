@@ -227,8 +227,8 @@ def test_state_of_a_bound_trainer_makes_a_round_trip() -> None:
     state = run(net, spec, epochs=2).trainers["trainer"].state_dict()
     fresh = spec.bind("trainer", twin)
     fresh.load_state_dict(copy.deepcopy(state))
-    assert fresh.lrs == [0.025] and fresh.scheduler is not None
-    assert fresh.scheduler.last_epoch == 2
+    assert fresh.lrs == [0.05] and fresh.optimizer.param_groups[0]["lr"] == 0.025
+    assert fresh.scheduler is not None and fresh.scheduler.last_epoch == 2
     momentum = [fresh.optimizer.state[p]["momentum_buffer"] for p in twin.parameters()]
     assert all(m.abs().sum() > 0 for m in momentum)
     plain = Trainer("sgd").bind("trainer", twin)

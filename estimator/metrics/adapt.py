@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Real
 from typing import Any, TypeAlias, final
@@ -127,6 +127,8 @@ class TorchMetric(Metric):
         self.higher_is_better = metric.higher_is_better
         for part in self._parts():
             part.persistent(True)
+            # Processes are brought together by `merge`; the object would do it once more.
+            part.sync_on_compute = False
         self.reset()
 
     def reset(self) -> None:
@@ -191,6 +193,22 @@ class TorchMetric(Metric):
         for part, updates in zip(self._parts(), state["updates"], strict=True):
             part._update_count = updates
 
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Takes the states of several processes together, as the object's reductions say.
+
+        Args:
+            states: See `Metric`.
+        """
+        # A process without samples has nothing to say, and would count in a mean of states.
+        states = [state for state in states if any(state["updates"])] or states[:1]
+        merged = dict(states[0]["states"])
+        updates = [sum(counts) for counts in zip(*(s["updates"] for s in states), strict=True)]
+        for prefix, part in self.metric.named_modules():
+            for name, reduction in getattr(part, "_reductions", {}).items():
+                key = f"{prefix}.{name}".lstrip(".")
+                merged[key] = _reduced([state["states"][key] for state in states], reduction)
+        self.load_state_dict({"states": merged, "updates": updates})
+
     def _parts(self) -> list[Any]:
         """The metric and those that it wraps; a wrapper does not count its own updates."""
         return [part for part in self.metric.modules() if hasattr(part, "update_called")]
@@ -253,6 +271,14 @@ def _by_name(name: str) -> Metric:
         hint = nearest(name, [*makers, "top5_accuracy"])
         raise ArgumentError(f"metrics: there is no metric called {name!r}. {hint}")
     return makers[name]()
+
+
+def _reduced(values: list[Any], reduction: Callable[[Any], Any] | None) -> Any:
+    """One state of several processes, put together as torchmetrics does."""
+    if isinstance(values[0], list):
+        return [item for value in values for item in value]
+    stacked = torch.stack(values)
+    return stacked if reduction is None else reduction(stacked)
 
 
 def _own_name(fn: Callable[..., Any]) -> str:

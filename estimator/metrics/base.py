@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -92,6 +92,24 @@ class Metric(ABC):
             ArgumentError: It has other keys or shapes than this metric's own.
         """
 
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Takes the states of several processes together as its own, in place of what it had.
+
+        Each process updates its metric with its share of the samples; the value is that of one
+        metric which has seen them all. Sums add up, collected samples are put one after another.
+
+        Args:
+            states: What `state_dict` returned on each process, in their order; tensors on the
+                CPU. A process without samples gives the state after `reset`.
+
+        Raises:
+            ArgumentError: This metric does not say how its states come together.
+        """
+        raise ArgumentError(
+            f"{type(self).__name__}.merge(states=...) must be written for a metric over several "
+            "processes; it is not. Derive a merge() that adds up what state_dict() returns."
+        )
+
     def __repr__(self) -> str:
         settings = (
             f"{parameter}={getattr(self, parameter)!r}"
@@ -172,6 +190,17 @@ class SumMetric(Metric):
             self._allocate(received)
         for field, total in self._sums.items():
             total.copy_(state[field])
+
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Takes the added sums of several processes as its own.
+
+        Args:
+            states: See `Metric`.
+        """
+        first = next(iter(self._fields))
+        # Where the first batch decides on the size, a process without a batch has none.
+        sized = [state for state in states if state[first].numel()] or states[:1]
+        self.load_state_dict({f: sum(state[f] for state in sized) for f in self._fields})
 
     def _allocate(self, size: tuple[int, ...]) -> None:
         # A tensor born in inference mode could never be changed in place outside of it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -117,6 +117,18 @@ class AUROC(Metric):
         if len(state["scores"]):
             self._scores.append(state["scores"].clone())
             self._targets.append(state["targets"].clone())
+
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Takes the scores and targets of several processes as its own.
+
+        Args:
+            states: See `Metric`.
+        """
+        self.reset()
+        for state in states:
+            if len(state["scores"]):
+                self._scores.append(state["scores"].clone())
+                self._targets.append(state["targets"].clone())
 
     def _joined(self) -> tuple[Tensor, Tensor]:
         if not self._scores:

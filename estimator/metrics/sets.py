@@ -153,6 +153,29 @@ class MetricSet:
         for name, metric in self._metrics.items():
             metric.load_state_dict(state[name])
 
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Takes the states of equal sets, of several processes, together as its own.
+
+        Args:
+            states: What their `state_dict` returned, in the order of the processes.
+        """
+        for name, metric in self._metrics.items():
+            metric.merge([state[name] for state in states])
+
+    def check_merge(self) -> None:
+        """Checks that all metrics can be computed over several processes.
+
+        Raises:
+            ArgumentError: One of them does not say how.
+        """
+        for name, metric in self._metrics.items():
+            if type(metric).merge is Metric.merge:
+                raise ArgumentError(
+                    f"metrics: {name!r} is computed over several processes here and must say how "
+                    f"their states come together; {type(metric).__name__} does not. Give it a "
+                    "method merge(states), or train in one process."
+                )
+
     def check(self, outputs: Any, targets: Any) -> None:
         """Tries one batch on copies, and says what does not fit together.
 
