@@ -26,7 +26,7 @@ demo: $(INSTALLED) ## train a classifier and write its run folder (DATA=digits)
 test: $(INSTALLED) ## all tests, with coverage
 	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered
 
-test-full: $(INSTALLED) ## every combination of what tests of resume combine (some 30 minutes)
+test-full: $(INSTALLED) ## every combination of what the tests of resume combine (a quarter of an hour)
 	$(PY) -m pytest -m full
 
 check: $(INSTALLED) ## lint, format and strict types

@@ -79,8 +79,8 @@ class Group(World):
 
     def __init__(self, device: torch.device) -> None:
         self.rank, self.size, self.device = dist.get_rank(), dist.get_world_size(), device
-        # The first to ask makes the group, for which all have to be there.
-        self.control  # noqa: B018
+        # Made here, where all processes are.
+        _control(dist.group.WORLD)
 
     # Nobody keeps a group: one that is still there when the interpreter ends can abort it.
     @property

@@ -103,6 +103,20 @@ def scan(folder: Path) -> list[Entry]:
     return found
 
 
+def unlisted(folder: Path, entries: list[Entry], run: str) -> list[Path]:
+    """Whole checkpoints of a run that its manifest lacks: it was killed before it listed them."""
+    listed, found = {entry["file"] for entry in entries}, []
+    for path in folder.glob(FILES):
+        if path.name in listed:
+            continue
+        try:
+            if _entry_of(path, "")["run"] == run:
+                found.append(path)
+        except (DataError, OSError):
+            continue  # Not one of this run's, then, and not to be touched.
+    return found
+
+
 def _entry_of(path: Path, unknown: str) -> Entry:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

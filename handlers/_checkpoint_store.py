@@ -20,6 +20,7 @@ from estimator.handlers._checkpoint_manifest import (
     new_run,
     read_manifest,
     scan,
+    unlisted,
 )
 from estimator.handlers._checkpoint_state import check_plain, host_copy
 from estimator.handlers._checkpoint_writer import Writer
@@ -90,6 +91,8 @@ class CheckpointStore:
             entries = scan(self._folder)
             if entries:
                 self._write_manifest(entries)
+        for path in unlisted(self._folder, entries, self._run):
+            path.unlink(missing_ok=True)
         return entries
 
     def _write_manifest(self, entries: list[Entry]) -> None:

@@ -101,6 +101,25 @@ def test_a_run_whose_manifest_was_lost_goes_on_as_the_same_run(tmp_path: Path) -
     assert files(tmp_path) == ["manifest.json", "step_00000002.pt", "step_00000003.pt"]
 
 
+def test_files_that_a_kill_left_unlisted_go_when_their_run_goes_on(tmp_path: Path) -> None:
+    own = {"Saver": {"run_id": "one"}}
+    saver, stats = CheckpointHandler(tmp_path), new_stats()
+    saver.load_state_dict({"run_id": "one"})
+    saver.train_begin(stats)
+    save_next(saver, stats, state_at(1, handlers=own))
+    saver.train_end(stats)
+    torch.save(state_at(2, handlers=own), tmp_path / "step_00000002.pt")
+    torch.save(state_at(2, handlers={"Saver": {"run_id": "two"}}), tmp_path / "step_2_other.pt")
+    (tmp_path / "step_of_mine.pt").write_bytes(b"not a checkpoint")
+    saver = CheckpointHandler(tmp_path)
+    saver.load_state_dict({"run_id": "one"})
+    saver.train_begin(stats)
+    saver.train_end(stats)
+    assert files(tmp_path) == [
+        "manifest.json", "step_00000001.pt", "step_2_other.pt", "step_of_mine.pt",
+    ]  # fmt: skip
+
+
 def test_the_newest_of_one_step_is_that_with_more_samples(tmp_path: Path) -> None:
     run(tmp_path, state_at(1))
     for samples in (5, 8, 7):

@@ -19,6 +19,7 @@ from torch.utils.data import (
 )
 
 from estimator import ArgumentError, ArgumentTypeError
+from estimator.sequences import ResumableSampler
 from estimator.splitting import split_fraction
 
 
@@ -117,6 +118,19 @@ def test_a_split_loader_draws_its_order_from_the_generator_of_its_sampler() -> N
         return fitted(DataLoader(TEN, 4, sampler=sampler), 0.2).train
 
     assert order(1) == order(1) != order(2)
+
+
+def test_a_resumable_order_is_split_into_two() -> None:
+    order = ResumableSampler(10, 3, seed=4, drop_last=True)
+    train, val = split_fraction(DataLoader(numbers(10), batch_sampler=order), 0.2, None)
+    sampler = train.batch_sampler
+    assert isinstance(sampler, ResumableSampler)
+    assert (sampler.seed, sampler.batch_size, sampler.drop_last) == (4, 3, True)
+    assert (len(train), len(val)) == (2, 1)
+    seen = [int(x) for batch in val for x in batch.flatten()]
+    again = [int(x) for batch in val for x in batch.flatten()]
+    assert len(seen) == 2 and seen == again
+    assert not set(seen) & {int(x) for batch in train for x in batch.flatten()}
 
 
 def test_a_fraction_needs_samples_to_split() -> None:

@@ -19,7 +19,7 @@ from estimator.handlers import CheckpointHandler, EMAHandler, EventHandler, best
 from estimator.handlers.base import DataError, EstimatorError, FolderError
 from estimator.snapshot import VERSION
 
-X = torch.randn(16, 3)
+X = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
 Y = X[:, :2].clone()
 
 
@@ -80,6 +80,16 @@ def test_best_values_are_in_it(tmp_path: Path) -> None:
     )  # fmt: skip
     saved = torch.load(tmp_path / "1.pt", weights_only=True)["stats"]["best"]
     assert saved == {"val_loss": [stats["val_loss"][0], 1, 1]}
+
+
+def test_there_is_none_inside_a_validation() -> None:
+    class Eager(EventHandler):
+        def validation_batch_end(self, stats: TrainStats) -> None:
+            stats.snapshot()
+
+    est = Estimator(new_net(), nn.MSELoss())
+    with pytest.raises(EstimatorError, match="needs a moment from which a run can go on"):
+        est.fit((X, Y), (X, Y), 1, "sgd", "cpu", handlers=Eager(), progress=False)
 
 
 def test_there_is_none_outside_a_run() -> None:
