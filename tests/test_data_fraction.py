@@ -122,7 +122,8 @@ def test_a_split_loader_draws_its_order_from_the_generator_of_its_sampler() -> N
 
 def test_a_resumable_order_is_split_into_two() -> None:
     order = ResumableSampler(10, 3, seed=4, drop_last=True)
-    train, val = split_fraction(DataLoader(numbers(10), batch_sampler=order), 0.2, None)
+    dataset: Any = numbers(10)
+    train, val = split_fraction(DataLoader(dataset, batch_sampler=order), 0.2, None)
     sampler = train.batch_sampler
     assert isinstance(sampler, ResumableSampler)
     assert (sampler.seed, sampler.batch_size, sampler.drop_last) == (4, 3, True)
