@@ -5,34 +5,27 @@ from __future__ import annotations
 import copy
 import itertools
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    TensorDataset,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from estimator.dealing import deal, with_shares
 from estimator.distributed import ALONE, World
+from estimator.gather import gathered
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, DataError
-from estimator.loaders import Rows, as_dataset, is_stock
+from estimator.loaders import Rows, as_dataset
+from estimator.look import look
 from estimator.place import (
-    begin_again,
+    after_batches,
     generators,
     kind_of,
     loader_state,
     set_epoch,
     set_generators,
 )
-from estimator.randomness import random_state_kept
+from estimator.randomness import random_state_kept, set_random_states
 from estimator.sampler import ResumableSampler, SeededDataset, torch_seed
 from estimator.uids import UidDataset
 
@@ -78,6 +71,8 @@ class Source:
         if self.is_dealt:
             data = deal(data, argument, world)
         self.data: Iterable[Any] = data
+        self.fast = gathered(data)
+        """What serves the data in the place of a DataLoader that works sample by sample."""
         self.argument = argument
         self.takes_batch_size = dataset is not None
         self.one_shot = isinstance(data, Iterator)
@@ -101,7 +96,8 @@ class Source:
 
     def _iterate(self) -> Iterator[Any]:
         data: Any = self.data
-        return with_shares(data, data.batch_sampler) if self.is_dealt else iter(data)
+        batches = data if self.fast is None else self.fast
+        return with_shares(batches, data.batch_sampler) if self.is_dealt else iter(batches)
 
     def _begin(self, number: int) -> Iterator[Any]:
         self._ahead = {}
@@ -208,7 +204,9 @@ class Source:
         if self.kind == "again":
             self._began = dict(place["began"])
             after = [generator.get_state() for generator in generators(data)]
-            rest = begin_again(data, self._began, done, self.device, self.argument)
+            set_random_states(self._began["streams"], self.device)
+            set_generators(data, self._began["generators"], self.argument)
+            rest = after_batches(self._iterate(), done, self.argument)
             set_generators(data, after, self.argument)
             return rest
         return self._iterate()
@@ -227,7 +225,7 @@ class Source:
             raise self.empty()
         with random_state_kept() as drawn:
             if isinstance(self.data, DataLoader):
-                return _look(self.data)
+                return look(self.data)
             batch = self.first()
             if drawn() and not self.one_shot:
                 # These draws belong where the epoch begins: it goes through the data anew.
@@ -240,50 +238,6 @@ class Source:
             f"{self.argument} must yield at least one batch an epoch; it yielded none. Check the "
             "length of the data, drop_last, and whether an iterator was used up before."
         )
-
-
-def _look(loader: DataLoader[Any]) -> Any:
-    """A batch made from the dataset itself, as the loader would; None where that is not known."""
-    dataset: Any = loader.dataset
-    own_batches = loader.batch_size is None and loader.batch_sampler is not None
-    indices, size = _indices(loader), loader.batch_size
-    if isinstance(loader.batch_sampler, ResumableSampler):
-        own_batches, size = False, loader.batch_sampler.batch_size
-    if indices is None or own_batches or not is_stock(loader):
-        return None
-    if loader.num_workers:
-        if loader.worker_init_fn is not None:  # it may open what the dataset reads from
-            return None
-        dataset = _twin(dataset)
-    if size is None:
-        return loader.collate_fn(dataset[indices[0]])
-    wanted = list(indices[:size])
-    several = getattr(dataset, "__getitems__", None)
-    return loader.collate_fn(several(wanted) if several else [dataset[i] for i in wanted])
-
-
-def _indices(loader: DataLoader[Any]) -> Any:
-    """Indices that the loader may ask its dataset for; None where only its sampler knows."""
-    dataset, sampler = loader.dataset, loader.sampler
-    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
-        return None
-    if isinstance(sampler, SubsetRandomSampler):
-        return sampler.indices
-    stock = isinstance(sampler, (SequentialSampler, RandomSampler, DistributedSampler))
-    return range(len(dataset)) if stock else None
-
-
-def _twin(dataset: Any) -> Any:
-    """A copy that keeps to itself the files that it opens: forked workers must not share them."""
-    if not hasattr(dataset, "__dict__"):  # a list, for one
-        return dataset
-    twin = copy.copy(dataset)
-    for name, value in vars(dataset).items():
-        if isinstance(value, Dataset):
-            setattr(twin, name, _twin(value))
-        elif isinstance(value, list) and value and all(isinstance(v, Dataset) for v in value):
-            setattr(twin, name, [_twin(each) for each in value])
-    return twin
 
 
 def _loader(

@@ -87,7 +87,7 @@ def build_run(
     run.stats.epochs, run.stats.iterations, run.stats.val_data = epochs, iterations, val
     sources = _give_data(run, train, val, options)
     _warn_of_batch_size(options.batch_size, *sources)
-    _say_dealt(sources, options)
+    _say_served(sources, options)
     part_streams(world, options.seed)
     run.step.group_by(options.accumulate)
     criterion = est.processor.criterion
@@ -181,9 +181,14 @@ def _warn_of_batch_size(batch_size: int, *sources: Source) -> None:
         )  # fmt: skip
 
 
-def _say_dealt(sources: Iterable[Source], options: FitOptions) -> None:
+def _say_served(sources: Iterable[Source], options: FitOptions) -> None:
     for source in sources:
         data: Any = source.data
+        if source.fast is not None and not source.takes_batch_size:
+            notice(
+                f"{source.argument}: batches are gathered from the tensors of the "
+                f"{type(data.dataset).__name__}, in the DataLoader's order.", show=options.progress,
+            )  # fmt: skip
         if source.is_dealt and not source.takes_batch_size:
             notice(
                 f"{source.argument}: each batch of {data.batch_sampler.batch_size} samples is "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from torch.utils.data import (
 
 from estimator.handlers.base import DataError
 from estimator.loaders import is_stock
-from estimator.randomness import random_states, set_random_states
+from estimator.randomness import random_states
 from estimator.sampler import ResumableSampler
 
 Kind = Literal["sampler", "state", "again", "ends"]
@@ -98,25 +98,21 @@ def set_generators(data: Any, states: list[torch.Tensor], argument: str) -> None
         generator.set_state(state)
 
 
-def begin_again(
-    data: Any, began: Mapping[str, Any], done: int, device: torch.device, argument: str
-) -> Iterator[Any]:
-    """Goes through an epoch from its beginning, up to the place where it was left.
+def after_batches(batches: Iterator[Any], done: int, argument: str) -> Iterator[Any]:
+    """The rest of an epoch that is gone through again from its beginning.
 
     Args:
-        data: The loader.
-        began: Its `loader_state` at the beginning of that epoch.
+        batches: The epoch, from its beginning.
         done: Batches that are not to come again.
-        device: Of the run.
         argument: What messages call the data.
+
+    Raises:
+        DataError: It has fewer.
     """
-    set_random_states(began["streams"], device)
-    set_generators(data, began["generators"], argument)
-    iterator: Iterator[Any] = iter(data)
-    seen = sum(1 for _ in itertools.islice(iterator, done))
+    seen = sum(1 for _ in itertools.islice(batches, done))
     if seen < done:
         raise DataError(
             f"{argument} must yield the {done} batches that the epoch had before the checkpoint; "
             f"it ended after {seen}. Resume with the data of that run."
         )
-    return iterator
+    return batches

@@ -169,7 +169,7 @@ class Runtime:
         """
         if self.scaler is None:
             for trainer in trainers:
-                trainer.optimizer.step()
+                trainer.step()
             return True
         used = _with_gradients(trainers)
         if not used:

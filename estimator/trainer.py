@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
+from estimator.engine.prepared import PreparedStep, prepare
 from estimator.handlers.base import ArgumentError, Monitor
 from estimator.optimizers import find_optimizer, keep_parameters, select_parameters
 from estimator.schedulers import PlateauMonitor, SchedulerSpec, build_scheduler, check_scheduler
@@ -153,8 +154,8 @@ class BoundTrainer:
     """
 
     __slots__ = (
-        "_stepped", "_used", "clip_norm", "clip_value", "monitor", "name", "optimizer", "params",
-        "per_step", "scheduler",
+        "_prepared", "_stepped", "_used", "clip_norm", "clip_value", "monitor", "name",
+        "optimizer", "params", "per_step", "scheduler",
     )  # fmt: skip
 
     def __init__(self, name: str, spec: Trainer, optimizer: Optimizer) -> None:
@@ -181,6 +182,7 @@ class BoundTrainer:
             )
         self._used: list[Any] | None = None
         self._stepped = False
+        self._prepared: PreparedStep | Literal[False] | None = None
 
     def __repr__(self) -> str:
         return f"{type(self.optimizer).__name__}(lr={self.lrs})"
@@ -201,6 +203,16 @@ class BoundTrainer:
             nn.utils.clip_grad_value_(self.params, self.clip_value)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.params, self.clip_norm)
+
+    def step(self) -> None:
+        """Lets the optimizer step, by the shortest way that does the same."""
+        prepared = self._prepared
+        if prepared and prepared.optimizer is self.optimizer and prepared.holds():
+            prepared()
+            return
+        self.optimizer.step()
+        if prepared is not False:
+            self._prepared = prepare(self.optimizer) or False
 
     def after_step(self) -> None:
         """Advances a scheduler that counts optimizer steps."""

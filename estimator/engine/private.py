@@ -1,0 +1,47 @@
+"""The functions of torch that are not part of its public interface, each behind a probe.
+
+Everything here has a public way of doing the same more slowly, which is taken where a probe fails.
+Tried on torch 2.13.0 (CPU).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+TRIED_ON = ("2.13.0",)
+_SCHEMAS = {
+    "_fused_sgd_": (
+        *("self", "grads", "momentum_buffer_list", "weight_decay", "momentum", "lr"),
+        *("dampening", "nesterov", "maximize", "is_first_step", "grad_scale", "found_inf"),
+    ),
+    "_fused_adam_": (
+        *("self", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "state_steps", "lr"),
+        *("beta1", "beta2", "weight_decay", "eps", "amsgrad", "maximize", "grad_scale"),
+        "found_inf",
+    ),
+}
+_SCHEMAS["_fused_adamw_"] = _SCHEMAS["_fused_adam_"]
+
+
+def fused_kernel(name: str) -> Callable[..., Any] | None:
+    """A fused optimizer kernel, `torch._fused_<name>_`, if its arguments are those known here.
+
+    Args:
+        name: "sgd", "adam" or "adamw".
+    """
+    if not hasattr(torch, "_foreach_add_"):  # which counts the steps of Adam
+        return None
+    return _operator(f"_fused_{name}_", _SCHEMAS[f"_fused_{name}_"])
+
+
+@functools.cache
+def _operator(name: str, arguments: tuple[str, ...]) -> Callable[..., Any] | None:
+    packet = getattr(torch.ops.aten, name, None)
+    schema = getattr(getattr(packet, "default", None), "_schema", None)
+    known = schema is not None and tuple(a.name for a in schema.arguments) == arguments
+    function: Callable[..., Any] | None = getattr(torch, name, None) if known else None
+    return function
