@@ -10,6 +10,7 @@ except ModuleNotFoundError as error:
         "installation maps to estimator.handlers. In the checkout, run: pip install -e ."
     ) from error
 
+from estimator.engine.options import Engine, EngineError
 from estimator.estimator import Estimator
 from estimator.handle import Handle
 from estimator.handlers.base import (
@@ -40,6 +41,8 @@ __all__ = [
     "BoundTrainer",
     "Criterion",
     "DataError",
+    "Engine",
+    "EngineError",
     "Estimator",
     "EstimatorError",
     "FolderError",

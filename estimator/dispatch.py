@@ -87,6 +87,8 @@ class Dispatch:
 
     agree: Hook | None = None
     """What several processes do before the PERSIST band, so that they save and stop alike."""
+    is_going_on: bool = False
+    """Whether events are fired: handlers then join and leave between two epochs."""
     is_first: bool = True
     """Whether handlers that only write or report are called in this process."""
 
@@ -190,7 +192,9 @@ class Dispatch:
     @property
     def needs(self) -> set[str]:
         """What the handlers want the loop to compute."""
-        return {need for handler in self.handlers for need in handler.needs}
+        needs = {need for handler in self.handlers for need in handler.needs}
+        # What a handler of ours does there is known; another may go on with the graph.
+        return needs | {"graph" for handler in self.handlers if _meets_graph(handler)}
 
     def named(self) -> dict[str, EventHandler]:
         """The handlers by unique name: class name, with #1, #2 for the next of a kind."""
@@ -260,6 +264,15 @@ def _hooks(
             elif marked_event == event:
                 clocks.append(schedule.clock(stats))
                 yield _scheduled(source, clocks[-1])
+
+
+def _meets_graph(handler: EventHandler) -> bool:
+    kind = type(handler)
+    marked = [handler.function] if isinstance(handler, FunctionHandler) else vars(kind).values()
+    events = [event for each in marked for event, _ in getattr(each, "estimator_events", ())]
+    own = kind.__module__.startswith("estimator.handlers.")
+    overridden = kind.forward_end is not EventHandler.forward_end
+    return "forward_end" in events or (overridden and not own)
 
 
 def _scheduled(hook: Hook, clock: Clock) -> Hook:

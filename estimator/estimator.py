@@ -12,6 +12,8 @@ from estimator import loop
 from estimator.choosing import HandlerLike, Handlers, chosen_handlers, run_handlers
 from estimator.dispatch import Dispatch, as_handler
 from estimator.distributed import is_first
+from estimator.engine.options import Engine, check_engine_argument
+from estimator.engine.tiers import report
 from estimator.fitting import FitOptions, Trainers, build_run, evaluation_run
 from estimator.handle import Handle
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, EventHandler, Every
@@ -19,6 +21,7 @@ from estimator.interrupt import interruptible
 from estimator.loss import Criterion
 from estimator.lr_finder import LRFinderResult, find_lr
 from estimator.metrics import MetricSet
+from estimator.modes import modes_kept
 from estimator.notices import notice
 from estimator.plan import write_plan
 from estimator.plots import plot_losses
@@ -26,7 +29,7 @@ from estimator.processor import BatchProcessor, check_target_keys
 from estimator.randomness import seed_everything
 from estimator.runtime import Precision
 from estimator.stats import TrainStats
-from estimator.step import Strategy
+from estimator.step import Step, Strategy
 from estimator.structure import concatenate
 from estimator.trainer import BoundTrainer, Trainer, TrainerSpec
 from estimator.weights import read_weights, write_weights
@@ -94,7 +97,7 @@ class Estimator:
         self.handlers: list[EventHandler] = []
         self.trainers: dict[str, tuple[Trainer, BoundTrainer]] = {}
         self._hooks: Dispatch | None = None
-        self._fitting = False
+        self._step: Step | None = None
 
     def fit(
         self,
@@ -110,6 +113,7 @@ class Estimator:
         accumulate: int = 1,
         batch_size: int = 32,
         precision: Precision | None = None,
+        engine: str | Engine = "auto",
         strategy: Strategy | None = None,
         seed: int | None = None,
         resume: str | os.PathLike[str] | bool | None = None,
@@ -136,6 +140,8 @@ class Estimator:
             accumulate: Batches for one optimizer step.
             batch_size: Samples a batch, for arrays and Datasets.
             precision: "fp32" (default), "bf16" or "fp16".
+            engine: "auto" replays steps as straight-line code on the CPU where that gives the
+                same bits sooner; "eager" never does, "replay" from the first step; or an `Engine`.
             strategy: How several processes, started by torchrun, train the net: "ddp" (default)
                 keeps it whole on each, "fsdp2" leaves each a part of every weight. Each batch is
                 dealt to them, so that `batch_size` is that of all together.
@@ -160,27 +166,24 @@ class Estimator:
         if seed is not None:
             seed_everything(seed)
         options = FitOptions(
-            epochs, iterations, device, validate, accumulate, batch_size, precision, strategy, seed,
-            resume, progress,
+            epochs, iterations, device, validate, accumulate, batch_size, precision,
+            check_engine_argument(engine), strategy, seed, resume, progress,
         )  # fmt: skip
-        modes = [(module, module.training) for module in self.net.modules()]
-        try:
-            # From here on, as a look at the data starts workers, which inherit what signals do.
-            with interruptible() as came:
-                chosen = run_handlers(self.handlers, handlers, progress)
-                run = build_run(self, train, val, options, trainers, chosen)
-                self.train_stats, self._hooks = run.stats, run.hooks
-                self._fitting = True
-                if resume and run.finished():
-                    notice(f"Nothing left to train: {run.stats!r}.", show=progress and is_first())
-                run.listen(came)
-                with run.going_on():
-                    loop.train(run)
-        finally:
-            self._fitting = False
-            for module, mode in modes:
-                module.training = mode
+        # A look at the data starts workers, which inherit what signals do.
+        with modes_kept(self.net), interruptible() as came:
+            chosen = run_handlers(self.handlers, handlers, progress)
+            run = build_run(self, train, val, options, trainers, chosen)
+            self.train_stats, self._hooks, self._step = run.stats, run.hooks, run.step
+            if resume and run.finished():
+                notice(f"Nothing left to train: {run.stats!r}.", show=progress and is_first())
+            run.listen(came)
+            with run.going_on():
+                loop.train(run)
         return run.stats
+
+    def engine_report(self) -> str:
+        """How the steps of the last fit were computed, how long each way took, and why."""
+        return report(self._step)
 
     def evaluate(
         self, data: Any, *, handlers: Handlers = None,
@@ -240,8 +243,7 @@ class Estimator:
         """
         added = as_handler(handler)
         self.handlers.append(added)
-        if self._fitting:
-            assert self._hooks is not None
+        if self._hooks is not None and self._hooks.is_going_on:
             self._hooks.join_later(added)
         return Handle(added, self._remove)
 
@@ -249,8 +251,7 @@ class Estimator:
         if not any(handler is other for other in self.handlers):
             return
         self.handlers = [other for other in self.handlers if other is not handler]
-        if self._fitting:
-            assert self._hooks is not None
+        if self._hooks is not None and self._hooks.is_going_on:
             self._hooks.leave_later(handler)
 
     def plan(self) -> str:

@@ -12,6 +12,7 @@ from estimator.data import Source
 from estimator.faults import in_order
 from estimator.meter import LossMeter
 from estimator.metrics import MetricSet
+from estimator.modes import modes_kept
 from estimator.randomness import random_states, set_random_states
 from estimator.runtime import detach, move
 from estimator.stats import Phase
@@ -43,7 +44,6 @@ class Evaluation:
     def of(self, source: Source, phase: Phase) -> Iterator[None]:
         """The net in evaluation mode, and everything as it was afterwards."""
         stats, net = self.stats, self.run.net
-        modes = [(module, module.training) for module in net.modules()]
         before = (stats.phase, stats.metrics, stats.batches, stats.batch_index)
         stats.clear_batch()
         stats.phase, stats.metrics = phase, self.metrics
@@ -53,15 +53,14 @@ class Evaluation:
         if phase == "validation":
             self._back = self._way_back(source)
         self.run.step.settle()
-        net.eval()
-        try:
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
-            self.is_open = False
-            stats.clear_batch()
-            stats.phase, stats.metrics, stats.batches, stats.batch_index = before
+        with modes_kept(net):
+            net.eval()
+            try:
+                yield
+            finally:
+                self.is_open = False
+                stats.clear_batch()
+                stats.phase, stats.metrics, stats.batches, stats.batch_index = before
 
     def _way_back(self, source: Source) -> Callable[[], None]:
         """How to put data and random streams to before the pass, which is then to come anew."""

@@ -13,6 +13,8 @@ from estimator.checks import check_batch, initialise_lazy
 from estimator.data import Source
 from estimator.dispatch import Dispatch
 from estimator.distributed import join
+from estimator.engine.options import EAGER, Engine
+from estimator.engine.tiers import check_engine
 from estimator.handlers.base import ArgumentError, EventHandler, Every, check_every
 from estimator.history import History
 from estimator.loss import Losses
@@ -46,6 +48,7 @@ class FitOptions(NamedTuple):
     accumulate: int
     batch_size: int
     precision: Precision | None
+    engine: Engine
     strategy: Strategy | None
     seed: int | None
     resume: Resume
@@ -80,7 +83,8 @@ def build_run(
         train, val = split_fraction(train, float(val), options.seed)
     if options.device is None:
         notice(f"No device given: training on {device}.", show=options.progress)
-    run = _new_run(est, hooks, Runtime(device, options.precision, world))
+    run = _new_run(est, hooks, Runtime(device, options.precision, world), options.engine)
+    check_engine(options.engine, run.runtime)
     if world.size > 1:
         hooks.agree = Agreement(run)
     run.step.spread_by(options.strategy)
@@ -139,7 +143,7 @@ def _config(est: Estimator, options: FitOptions) -> dict[str, str]:
     return {name: described(value) for name, value in settings.items()}
 
 
-def _new_run(est: Estimator, hooks: Dispatch, runtime: Runtime) -> Run:
+def _new_run(est: Estimator, hooks: Dispatch, runtime: Runtime, engine: Engine = EAGER) -> Run:
     device, world = runtime.device, runtime.world
     hooks.is_first = world.rank == 0
     if world.size > 1:
@@ -149,7 +153,9 @@ def _new_run(est: Estimator, hooks: Dispatch, runtime: Runtime) -> Run:
     criterion = est.processor.criterion
     for module in criterion.modules() if criterion is not None else []:
         module.to(device)
-    return Run(stats, hooks, processor=est.processor, runtime=runtime, metrics=est.metrics)
+    return Run(
+        stats, hooks, processor=est.processor, runtime=runtime, metrics=est.metrics, engine=engine
+    )
 
 
 def _targets(options: FitOptions) -> tuple[int | None, int | None]:

@@ -13,19 +13,19 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from estimator.data import Source
 from estimator.dispatch import Dispatch
+from estimator.engine.options import Engine
+from estimator.engine.tiers import step_for
 from estimator.evaluation import Evaluation
 from estimator.faults import in_order
 from estimator.handlers.base import DataError
 from estimator.interrupt import Interruption
 from estimator.meter import LossMeter
 from estimator.metrics import MetricSet
-from estimator.parallel import SharedStep
 from estimator.processor import BatchProcessor
 from estimator.rows import Rows
 from estimator.runtime import Runtime
 from estimator.snapshot import capture, restore, take_up
 from estimator.stats import TrainStats
-from estimator.step import Step
 from estimator.validation import Validation
 
 _END = object()
@@ -40,6 +40,7 @@ class Run:
         processor: Bound to the net and its loss.
         runtime: Device and precision.
         metrics: The user's metrics; training and validation get a copy each.
+        engine: How steps are computed.
     """
 
     def __init__(
@@ -50,10 +51,10 @@ class Run:
         processor: BatchProcessor,
         runtime: Runtime,
         metrics: MetricSet,
+        engine: Engine,
     ) -> None:
         self.stats, self.hooks, self.runtime = stats, hooks, runtime
-        kind = Step if runtime.world.size == 1 else SharedStep
-        self.step = kind(stats, processor, runtime=runtime, needs=hooks.needs)
+        self.step = step_for(engine, stats, processor, runtime, hooks.needs)
         self.net: nn.Module = stats.net
         self.train_metrics, self.meter = metrics.copy(), LossMeter(runtime.device)
         self.evaluation = Evaluation(self, metrics)
@@ -92,9 +93,11 @@ class Run:
     def going_on(self) -> Iterator[None]:
         """Lets handlers take snapshots for the length of the run."""
         self.stats.capture_with(lambda: capture(self))
+        self.hooks.is_going_on = True
         try:
             yield
         finally:
+            self.hooks.is_going_on = False
             self.stats.capture_with(None)
             self.step.leave()
             if self.train_source is not None:

@@ -28,6 +28,7 @@ from estimator.agreement import Agreement
 from estimator.dealing import deal
 from estimator.dispatch import Dispatch
 from estimator.distributed import ALONE, World
+from estimator.engine.options import EAGER
 from estimator.handlers import CheckpointHandler, EarlyStoppingHandler
 from estimator.handlers._pass_recorder import Pass, joined
 from estimator.handlers.base import ArgumentError, DataError, EstimatorError
@@ -230,7 +231,9 @@ def test_a_plan_names_the_agreement() -> None:
     stats = TrainStats(est.net, torch.device("cpu"))
     stats.runtime = runtime
     hooks = Dispatch([CheckpointHandler("nowhere"), EarlyStoppingHandler()])
-    run = Run(stats, hooks, processor=est.processor, runtime=runtime, metrics=est.metrics)
+    run = Run(
+        stats, hooks, processor=est.processor, runtime=runtime, metrics=est.metrics, engine=EAGER
+    )
     hooks.agree = Agreement(run)
     hooks.bind(stats)
     order = "EarlyStoppingHandler, agree with the other processes, CheckpointHandler"

@@ -6,8 +6,10 @@ Tried on torch 2.13.0 (CPU).
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -45,3 +47,34 @@ def _operator(name: str, arguments: tuple[str, ...]) -> Callable[..., Any] | Non
     known = schema is not None and tuple(a.name for a in schema.arguments) == arguments
     function: Callable[..., Any] | None = getattr(torch, name, None) if known else None
     return function
+
+
+@functools.cache
+def tracer() -> Callable[..., Any] | None:
+    """`make_fx`, which writes down the operations that a function of tensors makes."""
+    try:
+        module = importlib.import_module("torch.fx.experimental.proxy_tensor")
+        trace: Callable[..., Any] = module.make_fx
+        graph = trace(lambda a: [a.add(1)])(torch.zeros(1)).graph
+    except Exception:  # whatever a changed torch raises, there is no tracing then
+        return None
+    return trace if any(node.op == "call_function" for node in graph.nodes) else None
+
+
+@functools.cache
+def compiler() -> Callable[[str], Callable[..., Any]] | None:
+    """Makes a function in torch's interpreter from the source of one called `program`."""
+    try:
+        unit = torch.jit.CompilationUnit
+        source = "def program(a: Tensor):\n  return [torch.ops.aten.add(a, 1)]\n"
+        ok = unit(source).program(torch.zeros(1))[0].item() == 1
+    except Exception:  # as above
+        return None
+    return (lambda text: unit(text).program) if ok else None
+
+
+@contextlib.contextmanager
+def as_written() -> Iterator[None]:
+    """Keeps torch's interpreter from rewriting a program, which would round differently."""
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        yield

@@ -1,0 +1,83 @@
+"""`Engine`: how steps are computed, as the user says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from estimator.engine.cause import Cause
+from estimator.handlers.base import ArgumentError, ArgumentTypeError, nearest
+from estimator.notices import notice
+
+
+class EngineError(ArgumentError):
+    """A tier was asked for that cannot compute this step."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How steps are computed.
+
+    Args:
+        tier: "auto" replays a step where that is proven to give the same bits, is faster, and
+            the run is long enough to pay for it. "eager" is the plain loop. "replay" asks for it
+            by name: it is used from the first step that can be written down, whatever the clock.
+        on_fallback: What happens where a step stays eager: "warn" says why in one line,
+            "error" raises if the tier was asked for by name, "silent" keeps it for the report.
+
+    Raises:
+        ArgumentError: An unknown tier or fall-back.
+
+    Example:
+        >>> Engine("replay", on_fallback="error")
+        Engine(tier='replay', on_fallback='error')
+    """
+
+    tier: Literal["auto", "eager", "replay"] = "auto"
+    on_fallback: Literal["warn", "error", "silent"] = "warn"
+
+    def __post_init__(self) -> None:
+        for name, known in (("tier", _TIERS), ("on_fallback", _FALLBACKS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ArgumentError(
+                    f"Engine({name}=...) must be one of {', '.join(map(repr, known))}; received "
+                    f"{value!r}. {nearest(str(value), known)}"
+                )
+
+    def fall_back(self, cause: Cause) -> None:
+        """Says why a step stays eager.
+
+        Raises:
+            EngineError: The tier was asked for by name, with `on_fallback="error"`.
+        """
+        if self.on_fallback == "error" and self.by_name:
+            raise EngineError(f"fit(engine={self!r}): {cause}")
+        if self.on_fallback == "warn":
+            notice(f"Steps are computed eagerly. {cause}", show=False)
+
+    @property
+    def by_name(self) -> bool:
+        """Whether a faster tier was asked for by its name."""
+        return self.tier == "replay"
+
+
+_TIERS, _FALLBACKS = ("auto", "eager", "replay"), ("warn", "error", "silent")
+
+
+EAGER = Engine("eager")
+
+
+def check_engine_argument(engine: object) -> Engine:
+    """Returns the engine that `fit` was given.
+
+    Raises:
+        ArgumentTypeError: It is neither an `Engine` nor the name of a tier.
+    """
+    if isinstance(engine, str):
+        return Engine(engine)  # type: ignore[arg-type]
+    if not isinstance(engine, Engine):
+        raise ArgumentTypeError(
+            f"fit(engine=...) must be 'auto', 'eager', 'replay' or an Engine; received {engine!r}."
+        )
+    return engine

@@ -1,0 +1,58 @@
+"""Which step a run has, and what it tells of its tiers."""
+
+from __future__ import annotations
+
+from estimator.engine.cause import Cause
+from estimator.engine.options import Engine
+from estimator.engine.replay import ReplayStep
+from estimator.handlers.base import ArgumentError
+from estimator.parallel import SharedStep
+from estimator.processor import BatchProcessor
+from estimator.runtime import Runtime
+from estimator.stats import TrainStats
+from estimator.step import Step
+
+
+def step_for(
+    engine: Engine, stats: TrainStats, processor: BatchProcessor, runtime: Runtime, needs: set[str]
+) -> Step:
+    """The step for an engine, a device and a number of processes."""
+    if runtime.world.size > 1:
+        return SharedStep(stats, processor, runtime=runtime, needs=needs)
+    if engine.tier == "eager" or runtime.device.type != "cpu":
+        return Step(stats, processor, runtime=runtime, needs=needs)
+    return ReplayStep(stats, processor, runtime=runtime, needs=needs, engine=engine)
+
+
+def check_engine(engine: Engine, runtime: Runtime) -> None:
+    """Says that a tier which was asked for by name is not to be had here.
+
+    Raises:
+        EngineError: `on_fallback` is "error".
+    """
+    if engine.by_name and (runtime.world.size > 1 or runtime.device.type != "cpu"):
+        engine.fall_back(
+            Cause("E111", f"trained on {runtime.device} by {runtime.world.size} processes")
+        )
+
+
+def report(step: Step | None) -> str:
+    """The tiers of a run, a line for each shape of batches, and why others stayed eager.
+
+    Raises:
+        ArgumentError: Nothing was trained yet.
+    """
+    if step is None:
+        raise ArgumentError("engine_report tells of a training; there was none yet. Call fit().")
+    lines = [f"{'tier':<10}{'us/step':>9}{'set-up s':>10}  status"]
+    if not isinstance(step, ReplayStep):
+        return "\n".join([*lines, f"{'eager':<10}{'':>9}{'':>10}  the only tier of this run"])
+    for key, ladder in step.ladders.items():
+        rung = ladder.report()
+        shapes = " ".join(str(tuple(shape)) for shape, _ in key[0])
+        eager, replay = (
+            "" if us is None else f"{us:.0f}" for us in (rung.eager_us, rung.replay_us)
+        )
+        lines.append(f"{'eager':<10}{eager:>9}{'':>10}  batches {shapes}")
+        lines.append(f"{'replay':<10}{replay:>9}{rung.seconds:>10.2f}  {rung.status}")
+    return "\n".join([*lines, *(str(cause) for cause in step.causes)])
