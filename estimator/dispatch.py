@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from estimator.stats import TrainStats
 
 Hook = Callable[["TrainStats"], Any]
+_IN_A_BATCH = ("batch_begin", "forward_end", "backward_end", "batch_end")
 _AGREED = ("batch_end", "validation_batch_end", "validation_end", "epoch_end")
 
 
@@ -193,8 +194,10 @@ class Dispatch:
     def needs(self) -> set[str]:
         """What the handlers want the loop to compute."""
         needs = {need for handler in self.handlers for need in handler.needs}
-        # What a handler of ours does there is known; another may go on with the graph.
-        return needs | {"graph" for handler in self.handlers if _meets_graph(handler)}
+        # What a handler of ours does is known; others may go on with the graph, or set layers.
+        events = set().union(*(_own_events(handler) for handler in self.handlers))
+        needs |= {"graph"} if "forward_end" in events else set()
+        return needs | ({"watch"} if events & set(_IN_A_BATCH) else set())
 
     def named(self) -> dict[str, EventHandler]:
         """The handlers by unique name: class name, with #1, #2 for the next of a kind."""
@@ -266,13 +269,18 @@ def _hooks(
                 yield _scheduled(source, clocks[-1])
 
 
-def _meets_graph(handler: EventHandler) -> bool:
+def _own_events(handler: EventHandler) -> set[str]:
+    """The events inside a batch that a handler which is not of this library acts at."""
     kind = type(handler)
-    marked = [handler.function] if isinstance(handler, FunctionHandler) else vars(kind).values()
-    events = [event for each in marked for event, _ in getattr(each, "estimator_events", ())]
-    own = kind.__module__.startswith("estimator.handlers.")
-    overridden = kind.forward_end is not EventHandler.forward_end
-    return "forward_end" in events or (overridden and not own)
+    if kind.__module__.startswith("estimator.handlers."):
+        return set()
+    if isinstance(handler, FunctionHandler):
+        marked: Iterable[Any] = [handler.function]
+    else:
+        marked = [getattr(kind, name, None) for name in dir(kind)]
+    events = {event for each in marked for event, _ in getattr(each, "estimator_events", ())}
+    overridden = {e for e in _IN_A_BATCH if getattr(kind, e) is not getattr(EventHandler, e)}
+    return overridden | (events & set(_IN_A_BATCH))
 
 
 def _scheduled(hook: Hook, clock: Clock) -> Hook:

@@ -111,8 +111,12 @@ class Criterion:
 
     def modules(self) -> list[nn.Module]:
         """The losses that are modules, whose buffers have to be on the device of the net."""
-        functions = [self.single] if self.single is not None else [p[2] for p in self.parts]
-        return [f for f in functions if isinstance(f, nn.Module)]
+        return [loss for loss in self.losses if isinstance(loss, nn.Module)]
+
+    @property
+    def losses(self) -> list[LossFunction]:
+        """All losses, in their order."""
+        return [self.single] if self.single is not None else [part[2] for part in self.parts]
 
     @property
     def names(self) -> list[str]:

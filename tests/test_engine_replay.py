@@ -12,7 +12,14 @@ import torch
 from engine_nets import EAGER, REPLAYED, X, Y, mlp
 from torch import nn
 
-from estimator import ArgumentError, ArgumentTypeError, Engine, Estimator, Trainer
+from estimator import (
+    ArgumentError,
+    ArgumentTypeError,
+    BatchProcessor,
+    Engine,
+    Estimator,
+    Trainer,
+)
 from estimator.engine import ladder, private, program, trace
 from estimator.engine.replay import ReplayStep
 from estimator.handlers import (
@@ -176,7 +183,14 @@ class Redrop(EventHandler):
 
 class Still(EventHandler):
     def batch_begin(self, stats: TrainStats) -> None:
-        stats.net.get_submodule("1").train(stats.step % 7 < 4)
+        stats.net.get_submodule("1").train(stats.step % 12 < 8)
+
+
+class Anneal(EventHandler):
+    def batch_begin(self, stats: TrainStats) -> None:
+        layer = stats.net.get_submodule("3")
+        assert isinstance(layer, nn.Dropout)
+        layer.p = 0.5 / (1 + stats.step // 4)
 
 
 class Clip(EventHandler):
@@ -198,12 +212,54 @@ class Hooked(EventHandler):
 
 
 @pytest.mark.parametrize(
-    "handler", [Freeze, Reload, Write, Swap, Redrop, Still, Clip, Noise, Hooked, EMAHandler]
+    "handler", [Freeze, Reload, Write, Swap, Redrop, Anneal, Still, Clip, Noise, Hooked, EMAHandler]
 )
 def test_what_handlers_do_counts(handler: Callable[[], EventHandler]) -> None:
     est, ours = fit("replay", mlp, None, handler())
     assert replayed(est) or handler is Hooked
     assert_equal(ours, fit("eager", mlp, None, handler())[1])
+
+
+def test_a_hook_on_a_weight_counts_from_the_next_epoch() -> None:
+    class Damped(EventHandler):
+        def epoch_end(self, stats: TrainStats) -> None:
+            if stats.epoch == 2:
+                stats.net.get_parameter("0.weight").register_hook(lambda grad: grad * 0.1)
+
+    est, ours = fit("replay", mlp, None, Damped())
+    assert codes(est) == ["E101"] and "attached to a parameter" in est.engine_report()
+    assert_equal(ours, fit("eager", mlp, None, Damped())[1])
+
+
+class Bag:
+    """Something that moves itself, and whose tensors are not to be seen."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+    def to(self, device: torch.device) -> Bag:
+        return self
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def test_batches_that_cannot_be_looked_into_stay_eager() -> None:
+    class Open(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 2)
+
+        def forward(self, bag: Bag) -> Any:
+            return self.layer(bag.x)
+
+    class Bags(BatchProcessor):
+        def size(self, inputs: Any, targets: Any) -> int:
+            return len(targets)
+
+    est = Estimator(Open(), nn.CrossEntropyLoss(), processor=Bags())
+    est.fit([(Bag(X), Y)] * 3, epochs=1, trainers="sgd", engine="replay", progress=False)
+    assert codes(est) == ["E102"] and "holds a Bag" in est.engine_report()
 
 
 def test_handlers_that_meet_the_graph_keep_it() -> None:
@@ -262,6 +318,59 @@ def test_a_wrong_program_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     est, ours = fit("replay")
     assert codes(est) == ["E108"] and "another random" not in est.engine_report()
     assert_equal(ours, fit("eager")[1])
+
+
+def weighed(weight: list[float]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """A loss with a number that is seen by nobody."""
+    return lambda outputs, targets: nn.functional.cross_entropy(outputs, targets) * weight[0]
+
+
+def test_a_number_from_outside_that_changes_each_step_is_found_out() -> None:
+    def run(engine: str) -> tuple[Estimator, list[torch.Tensor]]:
+        weight = [1.0]
+
+        @on("batch_end")
+        def anneal(stats: TrainStats) -> None:
+            weight[0] *= 0.9
+
+        return fit(engine, mlp, weighed(weight), anneal)
+
+    est, ours = run("replay")
+    assert codes(est) == ["E108"]
+    assert_equal(ours, run("eager")[1])
+
+
+def test_a_number_from_outside_that_changes_between_epochs_is_found_out() -> None:
+    def run(engine: str) -> tuple[Estimator, list[torch.Tensor]]:
+        weight = [1.0]
+
+        @on("epoch_begin")
+        def anneal(stats: TrainStats) -> None:
+            weight[0] = 1.0 if stats.epoch < 2 else 0.5
+
+        return fit(engine, mlp, weighed(weight), anneal)
+
+    with pytest.warns(UserWarning, match="a number that it cannot see has changed"):
+        est, ours = run("replay")
+    assert codes(est) == ["E108"]
+    assert_equal(ours, run("eager")[1])
+
+
+class Mine(BatchProcessor):
+    def forward(self, inputs: Any) -> Any:
+        return self.net(inputs) * 2
+
+
+def test_what_may_depend_on_unseen_numbers_is_replayed_by_name_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("estimator.engine.replay._FIRST_COST", 1e-9)
+    assert codes(fit("auto", mlp, weighed([1.0]), epochs=8)[0]) == ["E114"]
+    losses = {"replay": [], "auto": ["E114"]}
+    for engine, expected in losses.items():
+        est = Estimator(mlp(), nn.CrossEntropyLoss(), processor=Mine())
+        est.fit((X, Y), epochs=8, batch_size=8, trainers="sgd", engine=engine, progress=False)
+        assert codes(est) == expected and replayed(est) is not bool(expected)
 
 
 def test_many_shapes_are_too_many() -> None:

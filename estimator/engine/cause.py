@@ -22,6 +22,7 @@ CURES = {
     "E111": "Train in one process, on the CPU, to use it.",
     "E112": "Use larger batches in place of accumulate=.",
     "E113": "Move what the handler does to batch_end, or pass engine='eager'.",
+    "E114": "If all its numbers are arguments or attributes of modules, pass engine='replay'.",
 }
 
 

@@ -39,8 +39,9 @@ class Ladder:
         self.step, self.by_name = step, by_name
         self.seen = 0
         self.traced: Traced | None = None
-        self.proven = self.settled = False
-        self.replays = False
+        self.proven = self.settled = self.replays = False
+        self.fresh = False
+        """Whether the program is of this very batch, which proves less than another one."""
         self.seconds = 0.0
         self.times: dict[bool, list[float]] = {False: [], True: []}
         self.cause: Cause | None = None
@@ -48,7 +49,8 @@ class Ladder:
     def choose(self) -> bool:
         """Whether the coming batch is replayed."""
         self.seen += 1
-        if self.settled:
+        self.fresh = False
+        if self.settled and (self.proven or not self.replays):
             return self.replays
         if self.traced is None:
             if (self.by_name or self.seen > _WARM) and self._pays():
@@ -71,6 +73,10 @@ class Ladder:
         if not replays and 2 * self.seen > self.step.seen:
             self.step.is_off = True
 
+    def doubt(self) -> None:
+        """Asks for another proof: numbers that the program cannot see may have changed."""
+        self.proven = False
+
     def refuse(self, cause: Cause) -> None:
         """Stays with the eager step, and tells why."""
         self.cause = cause
@@ -92,7 +98,7 @@ class Ladder:
     def _trace(self) -> None:
         began = time.perf_counter()
         try:
-            self.traced = self.step.trace()
+            self.traced, self.fresh = self.step.trace(), True
         except CannotTraceError as error:
             self.refuse(error.cause)
         self.seconds = time.perf_counter() - began

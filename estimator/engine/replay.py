@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from estimator.engine.ladder import Ladder
 from estimator.engine.options import Engine
 from estimator.engine.proof import Proof
 from estimator.engine.trace import CannotTraceError, Traced, flatten, rebuild, trace
+from estimator.loss_kinds import setting_of
 from estimator.processor import BatchProcessor
 from estimator.step import Step
 
@@ -37,6 +39,7 @@ class ReplayStep(Step):
         self._hooks: list[Any] = []
         self._flags: list[bool] = []
         self._settings: list[Any] = []
+        self._watched: list[tuple[dict[str, Any], str, Any]] = []
         self._ladder: Ladder | None = None
         self._proof: Proof | None = None
         self._gradients: list[Any] | None = None
@@ -47,8 +50,10 @@ class ReplayStep(Step):
     def serve(self, needs: set[str]) -> None:
         """Takes over what the present handlers want computed; the net may be set otherwise."""
         super().serve(needs)
-        self.needs_graph = "graph" in needs
+        self.needs_graph, self.watches = "graph" in needs, "watch" in needs
         self._modules = []
+        for ladder in self.ladders.values():
+            ladder.doubt()
 
     def steps_left(self) -> float:
         """Batches that this run has still to train, as far as is known."""
@@ -75,17 +80,21 @@ class ReplayStep(Step):
         owners = [self.processor.net, *(criterion.modules() if criterion else ())]
         self._modules = [part for owner in owners for part in owner.modules()]
         self._hooks = [getattr(part, name) for part in self._modules for name in _HOOKS]
-        settings: list[Any] = [id(p) for p in self.parameters]
+        self._watched = []
+        settings: list[Any] = [(id(p), _has_hooks(p)) for p in self.parameters]
         for part in self._modules:
             plain = (bool, int, float, str, tuple, type(None))
-            settings.append((id(part), [v for v in vars(part).values() if isinstance(v, plain)]))
+            own = vars(part)
+            watched = [(own, name, v) for name, v in own.items() if isinstance(v, plain)]
+            settings.append((id(part), [(name, v) for _, name, v in watched]))
+            self._watched += watched
         if settings != self._settings:
             self._settings = settings
             self.ladders.clear()
 
     def _stands_in_the_way(self) -> Cause | None:
         """What keeps this batch from being replayed."""
-        if not self._modules:
+        if not self._modules or (self.watches and not self._unchanged()):
             self._look()
         if self.needs_graph:
             return Cause("E113", "a handler acts between forward and backward")
@@ -98,11 +107,17 @@ class ReplayStep(Step):
             self.ladders.clear()
         return None
 
+    def _unchanged(self) -> bool:
+        """Whether all settings of the layers are the objects that they were."""
+        return all(own.get(name) is value for own, name, value in self._watched)
+
     def trace(self) -> Traced:
         """Writes down the step on the present batch."""
         cause = blocked(self.processor, self.parameters, self.runtime.scaler is not None)
         if cause is None and self.accumulation.size > 1:
             cause = Cause("E112", "gradients of several batches are accumulated")
+        if cause is None and not self.engine.by_name:
+            cause = unseen(self.processor)
         if cause is not None:
             raise CannotTraceError(cause)
         return trace(
@@ -133,7 +148,7 @@ class ReplayStep(Step):
         if replays:
             assert ladder.traced is not None
             return self._replay(ladder.traced, ladder.traced.program(leaves))
-        if ladder.traced is not None and not ladder.proven and not ladder.settled:
+        if ladder.traced is not None and not ladder.proven and not ladder.fresh:
             self._proof = Proof(self, ladder.traced, leaves)
         return super().forward()
 
@@ -166,8 +181,8 @@ class ReplayStep(Step):
             super().backward(loss)
             if ladder is not None and not ladder.settled:
                 ladder.times[False].append(time.perf_counter() - self._began)
-                if ladder.traced is not None and not ladder.proven:
-                    self._prove(ladder)
+            if self._proof is not None:
+                self._prove(ladder, self._proof)
             return
         assert ladder is not None
         stats = self.stats
@@ -184,15 +199,31 @@ class ReplayStep(Step):
         if not ladder.settled:
             ladder.times[True].append(time.perf_counter() - self._began)
 
-    def _prove(self, ladder: Ladder) -> None:
-        assert ladder.traced is not None
-        if self._proof is None:
-            return
-        odd = self._proof.difference()
+    def _prove(self, ladder: Ladder | None, proof: Proof) -> None:
+        assert ladder is not None
+        odd = proof.difference()
         if odd is None:
             ladder.proven = True
-        else:
-            ladder.refuse(Cause("E108", f"the replayed step gave another {odd}"))
+            return
+        if ladder.settled:
+            warnings.warn(
+                f"The replayed step gives another {odd} than the eager one by now: a number that "
+                "it cannot see has changed since the last proof, at the earliest with the epoch "
+                "before. Training goes on eagerly. Pass engine='eager' for such a run.",
+                stacklevel=2,
+            )
+        ladder.refuse(Cause("E108", f"the replayed step gave another {odd}"))
+
+
+def unseen(processor: BatchProcessor) -> Cause | None:
+    """What may depend on numbers that no program shows."""
+    if type(processor) is not BatchProcessor:
+        return Cause("E114", f"{type(processor).__name__} may do more than can be seen")
+    losses = processor.criterion.losses if processor.criterion is not None else []
+    for loss in losses:
+        if not isinstance(loss, nn.Module) and setting_of(loss).kind is None:
+            return Cause("E114", "the loss is a function of yours and may use other numbers")
+    return None
 
 
 def blocked(
@@ -210,9 +241,13 @@ def blocked(
     for p in parameters:
         if p.is_complex() or p.layout is not torch.strided:
             return Cause("E106", "there are sparse or complex parameters")
-        if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
+        if _has_hooks(p):
             return Cause("E101", "hooks are attached to a parameter")
     return None
+
+
+def _has_hooks(p: torch.Tensor) -> bool:
+    return bool(p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None))
 
 
 _HOOKS = (

@@ -60,8 +60,7 @@ def flatten(value: Any, leaves: list[torch.Tensor]) -> Any:
     if isinstance(value, Mapping) and type(value) is dict:
         return {key: flatten(item, leaves) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        items = [flatten(item, leaves) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return _like(value, [flatten(item, leaves) for item in value])
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise CannotTraceError(
@@ -80,9 +79,13 @@ def rebuild(form: Any, leaves: Sequence[Any]) -> Any:
     if isinstance(form, dict):
         return {key: rebuild(item, leaves) for key, item in form.items()}
     if isinstance(form, (tuple, list)):
-        items = [rebuild(item, leaves) for item in form]
-        return type(form)(*items) if hasattr(form, "_fields") else type(form)(items)
+        return _like(form, [rebuild(item, leaves) for item in form])
     return form
+
+
+def _like(value: Any, items: list[Any]) -> Any:
+    # A namedtuple's own constructor may want more of its items than a form can give.
+    return value._make(items) if hasattr(value, "_make") else type(value)(items)
 
 
 def trace(
