@@ -19,7 +19,7 @@ from torch.utils.data import (
 from estimator.loaders import Rows, is_stock
 from estimator.processor import UidSample
 from estimator.sampler import ResumableSampler, SeededDataset, torch_seed
-from estimator.uids import UidDataset
+from estimator.uids import UidCollate, UidDataset
 
 
 class Gathered:
@@ -79,7 +79,10 @@ def gathered(data: Any) -> Gathered | None:
     """
     if not isinstance(data, DataLoader) or not is_stock(data) or data.batch_sampler is None:
         return None
-    if data.collate_fn is not default_collate or data.worker_init_fn is not None:
+    collate = data.collate_fn
+    if isinstance(collate, UidCollate) and isinstance(data.dataset, UidDataset):
+        collate = collate.collate
+    if collate is not default_collate or data.worker_init_fn is not None:
         return None
     if data.pin_memory and torch.accelerator.is_available():
         return None

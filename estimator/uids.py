@@ -88,13 +88,14 @@ def _whole_index(dataset: Any, index: int) -> int:
     return int(index)
 
 
-class _UidCollate:
+class UidCollate:
     """Keeps a collate function from seeing the identities."""
 
     def __init__(self, collate: Callable[[Any], Any]) -> None:
         self.collate = collate
 
     def __call__(self, samples: Any) -> Any:
+        """Collates samples, and their identities by themselves."""
         if isinstance(samples, UidSample):  # one that is not to be put together with others
             batch, uids = self.collate(samples.sample), samples.sample_uid
         elif isinstance(samples, list) and isinstance(samples[0], UidSample):
@@ -130,6 +131,6 @@ def with_uids(data: Any, uids: Sequence[Any] | None = None) -> Any:
     """
     if isinstance(data, DataLoader):
         named = UidDataset(data.dataset, uids, paired=True)
-        return loader_like(data, named, collate_fn=_UidCollate(data.collate_fn))
+        return loader_like(data, named, collate_fn=UidCollate(data.collate_fn))
     dataset = as_dataset(data, "with_uids(data=...)")
     return UidDataset(data if dataset is None else dataset, uids)

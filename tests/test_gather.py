@@ -63,6 +63,7 @@ LOADERS: dict[str, Callable[[], DataLoader[Any]]] = {
     "one array": lambda: DataLoader(TensorDataset(X), 4),
     "identities": lambda: DataLoader(with_uids(PAIRS), 4, shuffle=True),
     "identities of a part": lambda: DataLoader(with_uids(Subset(PAIRS, [7, 2, 9])), 2),
+    "identities of a loader": lambda: with_uids(DataLoader(PAIRS, 4, shuffle=True)),
     "workers": lambda: DataLoader(PAIRS, 4, shuffle=True, num_workers=1),
     "lasting workers": lambda: DataLoader(
         PAIRS, 4, shuffle=True, num_workers=1, persistent_workers=True
@@ -131,6 +132,9 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "a graph": lambda: DataLoader(TensorDataset(X.clone().requires_grad_()), 4),
     "sparse rows": lambda: DataLoader(TensorDataset(X.to_sparse()), 4),
     "words": lambda: DataLoader(rows(X, np.array(["a"] * 11)), 4),
+    "identities of an own collate": lambda: with_uids(
+        DataLoader(PAIRS, 4, collate_fn=lambda rows: default_collate(rows))
+    ),
     "given identities": lambda: DataLoader(with_uids(PAIRS, list("abcdefghijk")), 4),
     "identities in dicts": lambda: DataLoader(with_uids(nested()), 4),
     "another device": lambda: DataLoader(TensorDataset(X.to("meta")), 4),
