@@ -25,27 +25,29 @@ from estimator.uids import UidCollate, UidDataset
 class Gathered:
     """The batches of a DataLoader over tensors, without its work on single samples.
 
-    Values, structure, order and draws from random streams are those of the loader.
+    Values, structure, order and draws from random streams are those of the loader. Each epoch
+    looks at the loader anew, whose dataset may have other rows by then.
 
     Args:
         loader: A loader that `gathered` accepts.
-        take: Makes a batch of the dataset's rows from their indices.
     """
 
-    def __init__(self, loader: DataLoader[Any], take: Callable[[torch.Tensor], Any]) -> None:
-        self.loader, self.take = loader, take
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
         self._begun = False
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        loader = self.loader
+        loader, take = self.loader, _taker_for(self.loader)
+        if take is None:
+            return iter(loader)
         # A loader seeds its workers when they start, whether or not there are any.
         if not (self._begun and loader.num_workers and loader.persistent_workers):
             torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
         self._begun = True
-        return map(self.take, _index_batches(loader.batch_sampler))
+        return map(take, _index_batches(loader.batch_sampler))
 
 
 def _index_batches(sampler: Any) -> Iterator[torch.Tensor]:
@@ -77,17 +79,22 @@ def gathered(data: Any) -> Gathered | None:
     Args:
         data: What is gone through.
     """
-    if not isinstance(data, DataLoader) or not is_stock(data) or data.batch_sampler is None:
+    fast = isinstance(data, DataLoader) and _taker_for(data) is not None
+    return Gathered(data) if fast else None
+
+
+def _taker_for(loader: DataLoader[Any]) -> Callable[[torch.Tensor], Any] | None:
+    """Makes a batch of the loader's rows from their indices; None where only the loader can."""
+    if not is_stock(loader) or loader.batch_sampler is None:
         return None
-    collate = data.collate_fn
-    if isinstance(collate, UidCollate) and isinstance(data.dataset, UidDataset):
+    collate = loader.collate_fn
+    if isinstance(collate, UidCollate) and isinstance(loader.dataset, UidDataset):
         collate = collate.collate
-    if collate is not default_collate or data.worker_init_fn is not None:
+    if collate is not default_collate or loader.worker_init_fn is not None:
         return None
-    if data.pin_memory and torch.accelerator.is_available():
+    if loader.pin_memory and torch.accelerator.is_available():
         return None
-    take = _taker(data.dataset)
-    return None if take is None else Gathered(data, take)
+    return _taker(loader.dataset)
 
 
 def _taker(dataset: Any) -> Callable[[torch.Tensor], Any] | None:

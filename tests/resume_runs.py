@@ -203,7 +203,7 @@ def train(case: Case, folder: Path, *, stops: bool = False, resume: bool = False
         handlers=[Stop(case if stops else Case(stop="never")), *own, saver],
         validate=Every(steps=2) if inside else None,
         accumulate=3 if case.setup == "accumulate" else 1,
-        precision=case.setup if case.setup in ("bf16", "fp16") else None,  # type: ignore[arg-type]
+        precision=case.setup if case.setup in ("bf16", "fp16") else None,  # type: ignore[arg-type]  # literals
         resume=folder if resume else None, progress=False, **more,
     )  # fmt: skip
     return outcome(stats, own) | {"best file": best_entry(folder)}

@@ -108,7 +108,7 @@ def test_many_shapes_are_too_many() -> None:
     train = [(X[:n], Y[:n]) for n in range(2, 14)]
     est = Estimator(mlp(), nn.CrossEntropyLoss())
     est.fit(train, epochs=2, trainers="sgd", engine="replay", progress=False)
-    assert codes(est) == ["E103"] and len(est._step.ladders) == 8  # type: ignore[union-attr]
+    assert codes(est) == ["E103"] and len(est._step.ladders) == 8  # type: ignore[union-attr]  # a ReplayStep
 
 
 def test_without_private_functions_all_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_unknown_engines_are_refused(engine: Any, message: str) -> None:
     with pytest.raises((ArgumentError, ArgumentTypeError), match=message):
         fit(engine)
     with pytest.raises(ArgumentError, match="on_fallback"):
-        Engine(on_fallback="shout")  # type: ignore[arg-type]
+        Engine(on_fallback="shout")  # type: ignore[arg-type]  # what it is for
 
 
 def test_reports_without_a_climb() -> None:

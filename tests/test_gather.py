@@ -160,6 +160,20 @@ def test_a_subclass_with_an_iterator_of_its_own_is_left_alone() -> None:
     assert len(list(Source(Doubled(PAIRS, 4), "data").epoch())) == 6
 
 
+def test_an_epoch_has_the_rows_that_the_dataset_has_by_then() -> None:
+    data = TensorDataset(X.clone(), torch.arange(11))
+    part = Subset(data, [0, 1, 2])
+    fast, chosen = gathered(DataLoader(data, 11)), gathered(DataLoader(part, 3))
+    assert fast is not None and chosen is not None
+    data.tensors = (X + 100, torch.arange(11) + 5)
+    part.indices = [9, 8, 7]
+    assert same(list(fast), list(DataLoader(data, 11)))
+    assert same(list(chosen), list(DataLoader(part, 3)))
+    assert isinstance(fast.loader.dataset, TensorDataset)
+    fast.loader.dataset.tensors = (X.clone().requires_grad_(),)  # which the loader serves
+    assert same(list(fast), [[X]])
+
+
 def test_rows_are_copies() -> None:
     for shuffle in (False, True):
         fast = gathered(DataLoader(PAIRS, 11, shuffle=shuffle))

@@ -75,7 +75,7 @@ def check_engine_argument(engine: object) -> Engine:
         ArgumentTypeError: It is neither an `Engine` nor the name of a tier.
     """
     if isinstance(engine, str):
-        return Engine(engine)  # type: ignore[arg-type]
+        return Engine(engine)  # type: ignore[arg-type]  # it checks the name
     if not isinstance(engine, Engine):
         raise ArgumentTypeError(
             f"fit(engine=...) must be 'auto', 'eager', 'replay' or an Engine; received {engine!r}."

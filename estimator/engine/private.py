@@ -76,5 +76,5 @@ def compiler() -> Callable[[str], Callable[..., Any]] | None:
 @contextlib.contextmanager
 def as_written() -> Iterator[None]:
     """Keeps torch's interpreter from rewriting a program, which would round differently."""
-    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # its stubs lack it
         yield

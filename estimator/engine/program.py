@@ -138,4 +138,4 @@ def _in_python(source: str) -> Callable[..., list[Any]]:
     """The same program as Python, where torch's interpreter is not to be had."""
     names: dict[str, Any] = {"torch": torch, "Tensor": torch.Tensor}
     exec(compile(source, "<program>", "exec"), names)  # written by us, of operations alone
-    return names["program"]  # type: ignore[no-any-return]
+    return names["program"]  # type: ignore[no-any-return]  # by exec
