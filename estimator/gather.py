@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import (
@@ -20,6 +20,18 @@ from estimator.loaders import Rows, is_stock
 from estimator.processor import UidSample
 from estimator.sampler import ResumableSampler, SeededDataset, torch_seed
 from estimator.uids import UidCollate, UidDataset
+
+
+class Picked(NamedTuple):
+    """A batch that is not gathered yet, so that a captured step can gather it itself.
+
+    Attributes:
+        rows: Indices into data that is on the device already, of shape (batch size,).
+        take: Makes the batch from them.
+    """
+
+    rows: torch.Tensor
+    take: Callable[[torch.Tensor], Any]
 
 
 class Gathered:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from estimator.accumulation import Accumulation
+from estimator.gather import Picked
 from estimator.handlers.base import ArgumentError, DataError, nearest
 from estimator.loss import as_losses
 from estimator.loss_kinds import Count, items_in_graph
@@ -99,6 +100,8 @@ class Step:
         """Brings a batch to the device and fills the batch fields."""
         stats, processor = self.stats, self.processor
         stats.uids = stats.outputs = stats.loss = stats.sample_losses = None
+        if type(batch) is Picked:
+            batch = batch.take(batch.rows)
         if type(batch) is UidSample:
             batch, stats.uids = batch
         elif isinstance(batch, Mapping):

@@ -22,22 +22,29 @@ class Engine:
         tier: "auto" replays a step where that is proven to give the same bits, is faster, and
             the run is long enough to pay for it. "eager" is the plain loop. "replay" asks for it
             by name: it is used from the first step that can be written down, whatever the clock.
+        data: Where data in memory is kept for a run on an accelerator: "auto" on the device if it
+            fits into 40 % of the memory that is free there, "device" as long as it fits at all,
+            "host" never. On the CPU all three are the same.
+        verify: What a faster tier must give to be used: "equal" bits, or "close" values. The
+            compiled tier needs "close", since it rounds in another order.
         on_fallback: What happens where a step stays eager: "warn" says why in one line,
             "error" raises if the tier was asked for by name, "silent" keeps it for the report.
 
     Raises:
-        ArgumentError: An unknown tier or fall-back.
+        ArgumentError: An unknown value.
 
     Example:
         >>> Engine("replay", on_fallback="error")
-        Engine(tier='replay', on_fallback='error')
+        Engine(tier='replay', data='auto', verify='equal', on_fallback='error')
     """
 
     tier: Literal["auto", "eager", "replay"] = "auto"
+    data: Literal["auto", "host", "device"] = "auto"
+    verify: Literal["equal", "close"] = "equal"
     on_fallback: Literal["warn", "error", "silent"] = "warn"
 
     def __post_init__(self) -> None:
-        for name, known in (("tier", _TIERS), ("on_fallback", _FALLBACKS)):
+        for name, known in _KNOWN.items():
             value = getattr(self, name)
             if value not in known:
                 raise ArgumentError(
@@ -62,7 +69,12 @@ class Engine:
         return self.tier == "replay"
 
 
-_TIERS, _FALLBACKS = ("auto", "eager", "replay"), ("warn", "error", "silent")
+_KNOWN = {
+    "tier": ("auto", "eager", "replay"),
+    "data": ("auto", "host", "device"),
+    "verify": ("equal", "close"),
+    "on_fallback": ("warn", "error", "silent"),
+}
 
 
 EAGER = Engine("eager")
