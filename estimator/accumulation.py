@@ -62,6 +62,16 @@ class Accumulation:
         self._total = self._total + count
         return loss * (count / self._first)
 
+    def unit(self, samples: float) -> float | None:
+        """How many samples weigh one in the group of a batch; None where nothing is weighed.
+
+        Args:
+            samples: Of that batch.
+        """
+        if not self.weighs or self.is_sum:
+            return None
+        return self._first if self.filled else max(samples, 1)
+
     def full(self, is_last: bool) -> bool:
         """Whether the group is complete, by its size or by the end of the epoch."""
         return self.filled >= self.size or is_last

@@ -98,6 +98,7 @@ class Estimator:
         self.trainers: dict[str, tuple[Trainer, BoundTrainer]] = {}
         self._hooks: Dispatch | None = None
         self._step: Step | None = None
+        self._engine = Engine()
 
     def fit(
         self,

@@ -13,7 +13,7 @@ from estimator.checks import check_batch, initialise_lazy
 from estimator.data import Source
 from estimator.dispatch import Dispatch
 from estimator.distributed import join
-from estimator.engine.options import EAGER, Engine
+from estimator.engine.options import Engine
 from estimator.engine.tiers import check_engine
 from estimator.handlers.base import ArgumentError, EventHandler, Every, check_every
 from estimator.history import History
@@ -83,7 +83,8 @@ def build_run(
         train, val = split_fraction(train, float(val), options.seed)
     if options.device is None:
         notice(f"No device given: training on {device}.", show=options.progress)
-    run = _new_run(est, hooks, Runtime(device, options.precision, world), options.engine)
+    est._engine = options.engine
+    run = _new_run(est, hooks, Runtime(device, options.precision, world))
     check_engine(options.engine, run.runtime)
     if world.size > 1:
         hooks.agree = Agreement(run)
@@ -143,7 +144,7 @@ def _config(est: Estimator, options: FitOptions) -> dict[str, str]:
     return {name: described(value) for name, value in settings.items()}
 
 
-def _new_run(est: Estimator, hooks: Dispatch, runtime: Runtime, engine: Engine = EAGER) -> Run:
+def _new_run(est: Estimator, hooks: Dispatch, runtime: Runtime) -> Run:
     device, world = runtime.device, runtime.world
     hooks.is_first = world.rank == 0
     if world.size > 1:
@@ -154,7 +155,12 @@ def _new_run(est: Estimator, hooks: Dispatch, runtime: Runtime, engine: Engine =
     for module in criterion.modules() if criterion is not None else []:
         module.to(device)
     return Run(
-        stats, hooks, processor=est.processor, runtime=runtime, metrics=est.metrics, engine=engine
+        stats,
+        hooks,
+        processor=est.processor,
+        runtime=runtime,
+        metrics=est.metrics,
+        engine=est._engine,
     )
 
 

@@ -178,13 +178,22 @@ class Step:
         stats, processor = self.stats, self.processor
         with self.runtime.autocast:
             outputs = stats.outputs = processor.evaluate_forward(stats.inputs)
-            if stats.phase == "predict" or not processor.has_loss:
+            if not self.evaluates_loss:
                 return
             loss = processor.evaluate_loss(outputs, stats.targets)
         self._keep(loss)
+        self._weigh_evaluated()
+
+    @property
+    def evaluates_loss(self) -> bool:
+        """Whether the present pass without gradients has a loss."""
+        return self.stats.phase != "predict" and self.processor.has_loss
+
+    def _weigh_evaluated(self) -> None:
+        stats = self.stats
         samples = stats.batch_size
         assert samples is not None
-        counted = processor.evaluate_count(outputs, stats.targets, samples)
+        counted = self.processor.evaluate_count(stats.outputs, stats.targets, samples)
         self.weight = samples if self.evaluates_sum else counted
 
 

@@ -40,7 +40,7 @@ def fit(
     net, seen = make(), Losses()
     est = Estimator(net, nn.CrossEntropyLoss() if loss is None else loss, ["accuracy"])
     settings: dict[str, Any] = {
-        "val": (X[:10], Y[:10]), "epochs": 4, "batch_size": 8, "progress": False, "device": "cpu",
+        "val": (X[:26], Y[:26]), "epochs": 4, "batch_size": 8, "progress": False, "device": "cpu",
         "trainers": Trainer("adam", lr=0.01, fused=True),
     }  # fmt: skip
     if any(p.is_complex() for p in net.parameters()) or "Sparse" in type(net).__name__:
@@ -56,10 +56,11 @@ def assert_equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def replayed(est: Estimator) -> bool:
+def replayed(est: Estimator, *, evaluation: bool = False) -> bool:
     """Whether any shape of batches was replayed in the last fit."""
     assert isinstance(est._step, ReplayStep)
-    return any(each.replays for each in est._step.ladders.values())
+    climb = est._step.evaluating if evaluation else est._step.training
+    return any(each.replays for each in climb.ladders.values())
 
 
 def codes(est: Estimator) -> list[str]:

@@ -28,7 +28,7 @@ from estimator.agreement import Agreement
 from estimator.dealing import deal
 from estimator.dispatch import Dispatch
 from estimator.distributed import ALONE, World
-from estimator.engine.options import EAGER
+from estimator.engine.options import Engine
 from estimator.handlers import CheckpointHandler, EarlyStoppingHandler
 from estimator.handlers._pass_recorder import Pass, joined
 from estimator.handlers.base import ArgumentError, DataError, EstimatorError
@@ -232,7 +232,12 @@ def test_a_plan_names_the_agreement() -> None:
     stats.runtime = runtime
     hooks = Dispatch([CheckpointHandler("nowhere"), EarlyStoppingHandler()])
     run = Run(
-        stats, hooks, processor=est.processor, runtime=runtime, metrics=est.metrics, engine=EAGER
+        stats,
+        hooks,
+        processor=est.processor,
+        runtime=runtime,
+        metrics=est.metrics,
+        engine=Engine("eager"),
     )
     hooks.agree = Agreement(run)
     hooks.bind(stats)

@@ -18,7 +18,7 @@ from estimator import (
     Engine,
     Estimator,
 )
-from estimator.engine import ladder, private, program, trace
+from estimator.engine import ladder, private, program, replay, trace
 from estimator.handlers import (
     on,
 )
@@ -26,7 +26,7 @@ from estimator.stats import TrainStats
 
 
 def test_the_clock_decides_in_a_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("estimator.engine.replay._FIRST_COST", 1e-9)
+    monkeypatch.setitem(replay._FIRST_COSTS, "replay", 1e-9)
     for faster, chosen in ((10.0, True), (0.0, False)):
         monkeypatch.setattr(ladder, "_FASTER", faster)
         est, ours = fit("auto", epochs=12)
@@ -64,7 +64,7 @@ def test_a_number_from_outside_that_changes_each_step_is_found_out() -> None:
         def anneal(stats: TrainStats) -> None:
             weight[0] *= 0.9
 
-        return fit(engine, mlp, weighed(weight), anneal)
+        return fit(engine, mlp, weighed(weight), anneal, val=None)
 
     est, ours = run("replay")
     assert codes(est) == ["E108"]
@@ -79,7 +79,7 @@ def test_a_number_from_outside_that_changes_between_epochs_is_found_out() -> Non
         def anneal(stats: TrainStats) -> None:
             weight[0] = 1.0 if stats.epoch < 2 else 0.5
 
-        return fit(engine, mlp, weighed(weight), anneal)
+        return fit(engine, mlp, weighed(weight), anneal, val=None)
 
     with pytest.warns(UserWarning, match="a number that it cannot see has changed"):
         est, ours = run("replay")
@@ -95,7 +95,7 @@ class Mine(BatchProcessor):
 def test_what_may_depend_on_unseen_numbers_is_replayed_by_name_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("estimator.engine.replay._FIRST_COST", 1e-9)
+    monkeypatch.setitem(replay._FIRST_COSTS, "replay", 1e-9)
     assert codes(fit("auto", mlp, weighed([1.0]), epochs=8)[0]) == ["E114"]
     losses = {"replay": [], "auto": ["E114"]}
     for engine, expected in losses.items():
@@ -108,7 +108,7 @@ def test_many_shapes_are_too_many() -> None:
     train = [(X[:n], Y[:n]) for n in range(2, 14)]
     est = Estimator(mlp(), nn.CrossEntropyLoss())
     est.fit(train, epochs=2, trainers="sgd", engine="replay", progress=False)
-    assert codes(est) == ["E103"] and len(est._step.ladders) == 8  # type: ignore[union-attr]  # a ReplayStep
+    assert codes(est) == ["E103"] and len(est._step.training.ladders) == 8  # type: ignore[union-attr]  # a ReplayStep
 
 
 def test_without_private_functions_all_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:

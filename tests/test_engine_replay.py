@@ -33,7 +33,10 @@ from estimator.stats import TrainStats
 def test_a_replayed_training_is_the_eager_one(name: str) -> None:
     make, loss = REPLAYED[name]
     est, ours = fit("replay", make, loss)
-    assert replayed(est) and codes(est) == []
+    # In evaluation PyTorch has a kernel for a whole transformer layer, which tracing does not meet.
+    fused = name == "attention"
+    assert replayed(est) and codes(est) == (["E108"] if fused else [])
+    assert replayed(est, evaluation=True) is not fused
     assert_equal(ours, fit("eager", make, loss)[1])
     assert "chosen (verified, equal bits)" in est.engine_report()
 
@@ -85,13 +88,10 @@ def test_settings_of_a_run_are_replayed(changes: dict[str, Any]) -> None:
     assert_equal(ours, run("eager")[1])
 
 
-@pytest.mark.parametrize(
-    ("changes", "code"), [({"precision": "fp16"}, "E105"), ({"accumulate": 2}, "E112")]
-)
-def test_settings_that_stay_eager(changes: dict[str, Any], code: str) -> None:
-    est, ours = fit("replay", **changes)
-    assert codes(est) == [code]
-    assert_equal(ours, fit("eager", **changes)[1])
+def test_a_scaled_loss_stays_eager() -> None:
+    est, ours = fit("replay", precision="fp16")
+    assert codes(est) == ["E105"] and not replayed(est)
+    assert_equal(ours, fit("eager", precision="fp16")[1])
 
 
 class Freeze(EventHandler):

@@ -20,9 +20,9 @@ CURES = {
     "E109": "Nothing is to be done: a longer run would have made it.",
     "E110": "Install a torch version that the engine was tried on.",
     "E111": "Train in one process, on the CPU, to use it.",
-    "E112": "Use larger batches in place of accumulate=.",
     "E113": "Move what the handler does to batch_end, or pass engine='eager'.",
     "E114": "If all its numbers are arguments or attributes of modules, pass engine='replay'.",
+    "E120": "Install a C++ compiler that torch.compile finds, or pass engine='auto'.",
 }
 
 
@@ -42,6 +42,14 @@ class Cause(NamedTuple):
     def __str__(self) -> str:
         place = f" ({self.where})" if self.where else ""
         return f"[fit:{self.code}] {self.what}{place}. {CURES[self.code]}"
+
+
+class CannotTraceError(Exception):
+    """A step that has no list of operations; holds the `Cause`."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 _LIBRARIES = tuple(

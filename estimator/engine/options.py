@@ -22,11 +22,15 @@ class Engine:
         tier: "auto" replays a step where that is proven to give the same bits, is faster, and
             the run is long enough to pay for it. "eager" is the plain loop. "replay" asks for it
             by name: it is used from the first step that can be written down, whatever the clock.
+            "compile" turns the step into machine code, which takes tens of seconds and a C++
+            compiler; "auto" does so only with `verify="close"`, in a run that saves three times
+            that.
         data: Where data in memory is kept for a run on an accelerator: "auto" on the device if it
             fits into 40 % of the memory that is free there, "device" as long as it fits at all,
             "host" never. On the CPU all three are the same.
-        verify: What a faster tier must give to be used: "equal" bits, or "close" values. The
-            compiled tier needs "close", since it rounds in another order.
+        verify: What a faster tier must give to be used: "equal" bits, or "close" values (to a
+            thousandth). None is "equal", and "close" for the compiled tier asked for by name,
+            which rounds in another order.
         on_fallback: What happens where a step stays eager: "warn" says why in one line,
             "error" raises if the tier was asked for by name, "silent" keeps it for the report.
 
@@ -35,12 +39,12 @@ class Engine:
 
     Example:
         >>> Engine("replay", on_fallback="error")
-        Engine(tier='replay', data='auto', verify='equal', on_fallback='error')
+        Engine(tier='replay', data='auto', verify=None, on_fallback='error')
     """
 
-    tier: Literal["auto", "eager", "replay"] = "auto"
+    tier: Literal["auto", "eager", "replay", "compile"] = "auto"
     data: Literal["auto", "host", "device"] = "auto"
-    verify: Literal["equal", "close"] = "equal"
+    verify: Literal["equal", "close"] | None = None
     on_fallback: Literal["warn", "error", "silent"] = "warn"
 
     def __post_init__(self) -> None:
@@ -49,7 +53,7 @@ class Engine:
             if value not in known:
                 raise ArgumentError(
                     f"Engine({name}=...) must be one of {', '.join(map(repr, known))}; received "
-                    f"{value!r}. {nearest(str(value), known)}"
+                    f"{value!r}. {nearest(str(value), list(map(str, known)))}"
                 )
 
     def fall_back(self, cause: Cause) -> None:
@@ -66,18 +70,27 @@ class Engine:
     @property
     def by_name(self) -> bool:
         """Whether a faster tier was asked for by its name."""
-        return self.tier == "replay"
+        return self.tier in ("replay", "compile")
+
+    @property
+    def exact(self) -> bool:
+        """Whether programs must give equal bits."""
+        return (self.verify or ("close" if self.tier == "compile" else "equal")) == "equal"
+
+    @property
+    def climbs(self) -> tuple[str, ...]:
+        """The tiers that are tried, one after the other."""
+        if self.by_name:
+            return (self.tier,)
+        return ("replay",) if self.exact else ("replay", "compile")
 
 
 _KNOWN = {
-    "tier": ("auto", "eager", "replay"),
+    "tier": ("auto", "eager", "replay", "compile"),
     "data": ("auto", "host", "device"),
-    "verify": ("equal", "close"),
+    "verify": ("equal", "close", None),
     "on_fallback": ("warn", "error", "silent"),
 }
-
-
-EAGER = Engine("eager")
 
 
 def check_engine_argument(engine: object) -> Engine:

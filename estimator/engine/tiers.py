@@ -47,12 +47,12 @@ def report(step: Step | None) -> str:
     lines = [f"{'tier':<10}{'us/step':>9}{'set-up s':>10}  status"]
     if not isinstance(step, ReplayStep):
         return "\n".join([*lines, f"{'eager':<10}{'':>9}{'':>10}  the only tier of this run"])
-    for key, ladder in step.ladders.items():
-        rung = ladder.report()
-        shapes = " ".join(str(tuple(shape)) for shape, _ in key[0])
-        eager, replay = (
-            "" if us is None else f"{us:.0f}" for us in (rung.eager_us, rung.replay_us)
-        )
-        lines.append(f"{'eager':<10}{eager:>9}{'':>10}  batches {shapes}")
-        lines.append(f"{'replay':<10}{replay:>9}{rung.seconds:>10.2f}  {rung.status}")
+    for name, climb in (("training", step.training), ("evaluation", step.evaluating)):
+        for key, ladder in climb.ladders.items():
+            shapes = " ".join(str(tuple(shape)) for shape, _ in key[0])
+            for rung in ladder.report(step.engine.exact):
+                us = "" if rung.microseconds is None else f"{rung.microseconds:.0f}"
+                cost = f"{rung.seconds:.2f}" if rung.seconds else ""
+                what = f"{name} batches {shapes}" if rung.tier == "eager" else rung.status
+                lines.append(f"{rung.tier:<10}{us:>9}{cost:>10}  {what}".rstrip())
     return "\n".join([*lines, *(str(cause) for cause in step.causes)])

@@ -5,35 +5,30 @@ from __future__ import annotations
 import copy
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import fx, nn
 
-from estimator.engine.cause import Cause, place_of
+from estimator.engine.cause import CannotTraceError, Cause, place_of
+from estimator.engine.leaves import Leaf, flatten, rebuild
 from estimator.engine.private import tracer
-from estimator.engine.program import Program
+from estimator.engine.program import Compiled, Program
+from estimator.engine.watch import owners
 from estimator.loss import as_losses
 from estimator.loss_kinds import items_in_graph
 from estimator.processor import BatchProcessor
 from estimator.randomness import random_state_kept
 from estimator.runtime import detach
-
-
-class CannotTraceError(Exception):
-    """A step that has no list of operations; holds the `Cause`."""
-
-    def __init__(self, cause: Cause) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
+from estimator.step import Step
 
 
 class Results(NamedTuple):
     """What a step gives, as numbers of the program's results; None where it gives nothing."""
 
-    loss: int
+    loss: int | None
     parts: dict[str, int]
     outputs: Any
     items: int | None
@@ -44,62 +39,19 @@ class Results(NamedTuple):
 class Traced(NamedTuple):
     """A step as a program, and what its results are."""
 
-    program: Program
+    program: Program | Compiled
     results: Results
 
 
-def flatten(value: Any, leaves: list[torch.Tensor]) -> Any:
-    """Takes the tensors out of nested tuples, lists and dicts, and leaves their numbers there.
+def trace(step: Step, *, evaluating: bool) -> Traced:
+    """Writes down what a step does with its present batch, on a copy of everything.
 
-    Raises:
-        CannotTraceError: There is something in it whose tensors cannot be seen.
-    """
-    if isinstance(value, torch.Tensor):
-        leaves.append(value)
-        return _Leaf(len(leaves) - 1)
-    if isinstance(value, Mapping) and type(value) is dict:
-        return {key: flatten(item, leaves) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return _like(value, [flatten(item, leaves) for item in value])
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise CannotTraceError(
-        Cause("E102", f"a batch or output holds a {type(value).__name__}, which is not looked into")
-    )
-
-
-class _Leaf(int):
-    """The number of a tensor in a flat list."""
-
-
-def rebuild(form: Any, leaves: Sequence[Any]) -> Any:
-    """The nested value that `flatten` took apart."""
-    if isinstance(form, _Leaf):
-        return leaves[form]
-    if isinstance(form, dict):
-        return {key: rebuild(item, leaves) for key, item in form.items()}
-    if isinstance(form, (tuple, list)):
-        return _like(form, [rebuild(item, leaves) for item in form])
-    return form
-
-
-def _like(value: Any, items: list[Any]) -> Any:
-    # A namedtuple's own constructor may want more of its items than a form can give.
-    return value._make(items) if hasattr(value, "_make") else type(value)(items)
-
-
-def trace(
-    processor: BatchProcessor, parameters: Sequence[torch.Tensor], batch: tuple[Any, Any],
-    *, per_sample: bool, autocast: Any,
-) -> Traced:  # fmt: skip
-    """Writes down forward, loss and backward of a batch, on a copy of everything.
+    In training that is forward, loss and backward; in evaluation the outputs, and the loss unless
+    this is a prediction.
 
     Args:
-        processor: Bound to the net and the loss.
-        parameters: Whose gradients are wanted.
-        batch: Inputs and targets.
-        per_sample: Whether the losses of single samples are wanted.
-        autocast: The context of the forward pass.
+        step: With a batch, which it has not computed yet.
+        evaluating: Whether this is no training step.
 
     Raises:
         CannotTraceError: It has no fixed list of operations.
@@ -107,7 +59,7 @@ def trace(
     make = tracer()
     if make is None:
         raise CannotTraceError(Cause("E110", "this torch cannot write down a step"))
-    work = _Work(processor, parameters, batch, per_sample, autocast)
+    work = _Work(step, evaluating=evaluating)
     with random_state_kept():
         first = work.run(make)
         # What Python's or NumPy's random numbers decide comes out differently here.
@@ -136,13 +88,11 @@ class _Pass(NamedTuple):
 class _Work:
     """A copy of a step, to be traced."""
 
-    def __init__(
-        self, processor: BatchProcessor, parameters: Sequence[torch.Tensor],
-        batch: tuple[Any, Any], per_sample: bool, autocast: Any,
-    ) -> None:  # fmt: skip
+    def __init__(self, step: Step, *, evaluating: bool) -> None:
+        stats, processor = step.stats, step.processor
+        self.step, self.evaluating = step, evaluating
         self.leaves: list[torch.Tensor] = []
-        self.form = flatten(batch, self.leaves)
-        self.per_sample, self.autocast = per_sample, autocast
+        self.form = flatten((stats.inputs, stats.targets), self.leaves)
         memo: dict[int, Any] = {}
         try:
             self.processor = copy.deepcopy(processor, memo)
@@ -150,18 +100,20 @@ class _Work:
             raise CannotTraceError(
                 Cause("E107", f"the net cannot be copied: {error!r}", place_of(error))
             ) from error
+        parameters = [] if evaluating else step.parameters
         # What is frozen gets no gradient.
         self.wanted = [i for i, p in enumerate(parameters) if id(p) in memo and p.requires_grad]
         self.parameters = [memo[id(parameters[i])] for i in self.wanted]
         self.count = len(parameters)
-        known = itertools.chain(*map(_tensors_of, _modules_of(processor)))
+        known = itertools.chain(*map(_tensors_of, owners(processor)))
         self.known = {id(memo[id(t)]): t for t in known if id(t) in memo}
-        self.results = Results(0, {}, None, None, None, [])
+        self.results = Results(None, {}, None, None, None, [])
 
     def run(self, make: Any) -> _Pass:
         before = _attributes(self.processor)
+        function: Callable[..., list[Any]] = self._evaluate if self.evaluating else self._train
         try:
-            module = make(self._step)(*(leaf.detach() for leaf in self.leaves))
+            module = make(function)(*(leaf.detach() for leaf in self.leaves))
         except CannotTraceError:
             raise
         except Exception as error:  # the tracer raises whatever a read of a value leads to
@@ -185,43 +137,69 @@ class _Work:
             name: self.known.get(id(tensor), tensor) for name, tensor in traced.constants.items()
         }
 
-    def _step(self, *leaves: torch.Tensor) -> list[Any]:
+    def _train(self, *leaves: torch.Tensor) -> list[Any]:
         inputs, targets = rebuild(self.form, leaves)
-        with self.autocast:
+        with self.step.runtime.autocast:
             outputs = self.processor.forward(inputs)
             loss, parts = as_losses(self.processor.loss(outputs, targets), "the loss")
-        flat: list[Any] = [loss.detach()]
+        flat: list[Any] = []
         items = items_in_graph(loss)
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        kept = {name: _put(flat, part.detach()) for name, part in parts.items()}
-        seen: list[torch.Tensor] = []
-        form = flatten(detach(outputs), seen)
-        base = len(flat)
-        flat += seen
-        single = None
-        if self.per_sample:
-            with torch.no_grad():
-                losses = self.processor.sample_losses(rebuild(form, seen), targets)
-            single = _put(flat, losses.detach().float())
+        goal = self._weighed(loss, items, outputs, targets)
+        gradients = torch.autograd.grad(goal, self.parameters, allow_unused=True)
+        self._keep(flat, outputs, targets, loss, parts)
         counted = None if items is None else _put(flat, items)
         places: list[int | None] = [None] * self.count
         for i, p, gradient in zip(self.wanted, self.parameters, gradients, strict=True):
             if gradient is not None:
                 laid = gradient if gradient.stride() == p.stride() else gradient.contiguous()
                 places[i] = _put(flat, laid.detach())
-        outputs_at = rebuild(form, [_Leaf(base + i) for i in range(len(seen))])
-        self.results = Results(0, kept, outputs_at, counted, single, places)
+        self.results = self.results._replace(items=counted, gradients=places)
         return flat
+
+    def _weighed(self, loss: torch.Tensor, items: Any, outputs: Any, targets: Any) -> torch.Tensor:
+        step = self.step
+        if not step.accumulation.weighs:
+            return loss
+        samples = step.stats.batch_size
+        assert samples is not None
+        if items is None or not step.averages_classes:
+            items = self.processor.count(detach(outputs), targets, samples)
+        return copy.copy(step.accumulation).weigh(loss, items, samples)
+
+    def _evaluate(self, *leaves: torch.Tensor) -> list[Any]:
+        inputs, targets = rebuild(self.form, leaves)
+        flat: list[Any] = []
+        with self.step.runtime.autocast:
+            outputs = self.processor.evaluate_forward(inputs)
+            loss: torch.Tensor | None = None
+            parts: dict[str, torch.Tensor] = {}
+            if self.step.evaluates_loss:
+                result = self.processor.evaluate_loss(outputs, targets)
+                loss, parts = as_losses(result, "the loss")
+        self._keep(flat, outputs, targets, loss, parts)
+        return flat
+
+    def _keep(
+        self, flat: list[Any], outputs: Any, targets: Any, loss: Any, parts: dict[str, Any]
+    ) -> None:
+        seen: list[torch.Tensor] = []
+        form = flatten(detach(outputs), seen)
+        base = len(flat)
+        flat += seen
+        single = None
+        if self.step.per_sample and loss is not None:
+            with torch.no_grad():
+                losses = self.processor.sample_losses(rebuild(form, seen), targets)
+            single = _put(flat, losses.detach().float())
+        outputs_at = rebuild(form, [Leaf(base + i) for i in range(len(seen))])
+        kept = {name: _put(flat, part.detach()) for name, part in parts.items()}
+        total = None if loss is None else _put(flat, loss.detach())
+        self.results = Results(total, kept, outputs_at, None, single, [])
 
 
 def _put(flat: list[Any], value: Any) -> int:
     flat.append(value)
     return len(flat) - 1
-
-
-def _modules_of(processor: BatchProcessor) -> list[nn.Module]:
-    criterion = processor.criterion
-    return [processor.net, *(criterion.modules() if criterion is not None else ())]
 
 
 def _tensors_of(module: nn.Module) -> list[torch.Tensor]:
@@ -233,7 +211,7 @@ def _tensors_of(module: nn.Module) -> list[torch.Tensor]:
 def _attributes(processor: BatchProcessor) -> dict[str, Any]:
     """The values of all plain attributes, whose change a program would not repeat."""
     found: dict[str, Any] = {}
-    for module in _modules_of(processor):
+    for module in owners(processor):
         for path, part in module.named_modules():
             for name, value in vars(part).items():
                 if not name.startswith("_"):
