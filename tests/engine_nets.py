@@ -65,6 +65,18 @@ class Unused(nn.Module):
         return self.used(x)
 
 
+class Masked(nn.Module):
+    """A mask of minus infinity, as attention has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        h = x.masked_fill(x < -1, float("-inf")).softmax(1)
+        return self.layer(h)
+
+
 class Branch(nn.Module):
     """Python's `if` on a value of the batch."""
 
@@ -149,6 +161,7 @@ REPLAYED: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "conv": (conv, nn.CrossEntropyLoss()),
     "attention": (Attention, nn.CrossEntropyLoss()),
     "tied": (Tied, nn.CrossEntropyLoss()),
+    "masked": (Masked, nn.CrossEntropyLoss()),
     "unused": (Unused, nn.CrossEntropyLoss()),
     "function": (mlp, lambda outputs, targets: ((outputs[:, 0] - targets) ** 2).mean()),
 }

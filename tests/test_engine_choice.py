@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,10 +18,11 @@ from estimator import (
     Engine,
     Estimator,
 )
-from estimator.engine import ladder, private, program, replay, trace
+from estimator.engine import ladder, prepared, private, program, replay, tiers, trace
 from estimator.handlers import (
     on,
 )
+from estimator.runtime import Runtime
 from estimator.stats import TrainStats
 
 
@@ -111,9 +112,14 @@ def test_many_shapes_are_too_many() -> None:
     assert codes(est) == ["E103"] and len(est._step.training.ladders) == 8  # type: ignore[union-attr]  # a ReplayStep
 
 
+def fail(*arguments: Any, **settings: Any) -> Any:
+    raise RuntimeError("not in this version")
+
+
 def test_without_private_functions_all_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = fit("eager")[1]
     monkeypatch.setattr(program, "compiler", lambda: None)
+    monkeypatch.setattr(prepared, "fused_kernel", lambda name: None)
     est, ours = fit("replay")
     assert replayed(est)  # as plain Python
     assert_equal(ours, expected)
@@ -124,13 +130,100 @@ def test_without_private_functions_all_is_eager(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_probes_answer_no_where_torch_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: Any) -> Any:
-        raise RuntimeError("not in this version")
-
+    assert private.compiler.__wrapped__() is not None
+    with monkeypatch.context() as patch:
+        patch.delattr(torch._C, "_get_graph_executor_optimize")
+        assert private.compiler.__wrapped__() is None
     monkeypatch.setattr(torch.jit, "CompilationUnit", fail)
     assert private.compiler.__wrapped__() is None
     monkeypatch.setattr("torch.fx.experimental.proxy_tensor.make_fx", fail)
     assert private.tracer.__wrapped__() is None
+    assert private.fused_kernel("adam") is not None
+    monkeypatch.delattr(torch, "_foreach_add_")
+    assert private.fused_kernel("adam") is None
+
+
+def test_programs_round_as_written() -> None:
+    read = torch._C._get_graph_executor_optimize
+    with private.AsWritten():
+        assert read() is False
+    assert read() is True
+
+
+def test_a_program_that_fails_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = fit("eager")[1]
+    monkeypatch.setattr(program.Program, "on", fail)
+    est, ours = fit("replay")
+    assert codes(est) == ["E108", "E108"]
+    assert "another error: not in this version" in est.engine_report()
+    assert_equal(ours, expected)
+
+
+def test_a_program_that_draws_more_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, on = fit("eager")[1], program.Program.on
+
+    def draw(self: Any, *arguments: Any) -> Any:
+        torch.rand(1)
+        return on(self, *arguments)
+
+    monkeypatch.setattr(program.Program, "on", draw)
+    est, ours = fit("replay")
+    assert "another number of random draws" in est.engine_report() and not replayed(est)
+    assert_equal(ours, expected)
+
+
+def test_a_program_with_other_shapes_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, on = fit("eager")[1], program.Program.on
+
+    def widen(self: Any, *arguments: Any) -> Any:
+        return [result[None] for result in on(self, *arguments)]
+
+    monkeypatch.setattr(program.Program, "on", widen)
+    est, ours = fit("replay")
+    assert "another loss" in est.engine_report() and not replayed(est)
+    assert_equal(ours, expected)
+
+
+class Endless:
+    """Batches without a length."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([(X[i : i + 8], Y[i : i + 8]) for i in range(0, 40, 8)])
+
+
+@pytest.mark.parametrize(
+    ("data", "length"),
+    [
+        (list(Endless()), {"iterations": 60}),
+        (Endless(), {"epochs": 14}),
+        (Endless(), {"iterations": 60}),
+    ],
+    ids=["iterations", "no length", "neither"],
+)
+def test_runs_of_any_length_climb(
+    data: Any, length: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(replay._FIRST_COSTS, "replay", 1e-9)
+    monkeypatch.setattr(ladder, "_FASTER", 10.0)
+    est = Estimator(mlp(), nn.CrossEntropyLoss())
+    est.fit(data, trainers="sgd", progress=False, device="cpu", **length)
+    assert replayed(est)
+
+
+def test_gradients_are_added_to_those_that_are_there() -> None:
+    there, empty, idle = (nn.Parameter(torch.zeros(2)) for _ in range(3))
+    there.grad = torch.ones(2)
+    replay._accumulate([there, empty, idle], [torch.ones(2), torch.ones(2), None])
+    assert there.grad.tolist() == [2, 2] and idle.grad is None
+    assert empty.grad is not None and empty.grad.tolist() == [1, 1]
+
+
+def test_an_accelerator_has_no_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Runtime(torch.device("cpu"))
+    runtime.device = torch.device("meta")
+    tiers.check_engine(Engine("auto"), runtime)
+    with pytest.raises(ArgumentError, match=r"\[fit:E111\] trained on meta by 1 processes"):
+        tiers.check_engine(Engine("replay", on_fallback="error"), runtime)
 
 
 def test_a_tier_that_must_be_used_raises() -> None:

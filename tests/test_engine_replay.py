@@ -118,6 +118,13 @@ class Swap(EventHandler):
         stats.trainers["trainer"].optimizer = torch.optim.SGD(stats.net.parameters(), lr=0.05)
 
 
+class SwapInside(EventHandler):
+    def batch_end(self, stats: TrainStats) -> None:
+        if stats.step == 7:
+            adam = torch.optim.Adam(stats.net.parameters(), lr=0.05, fused=True)
+            stats.trainers["trainer"].optimizer = adam
+
+
 class Redrop(EventHandler):
     def epoch_begin(self, stats: TrainStats) -> None:
         layer = stats.net.get_submodule("3")
@@ -156,12 +163,67 @@ class Hooked(EventHandler):
 
 
 @pytest.mark.parametrize(
-    "handler", [Freeze, Reload, Write, Swap, Redrop, Anneal, Still, Clip, Noise, Hooked, EMAHandler]
+    "handler",
+    [
+        Freeze,
+        Reload,
+        Write,
+        Swap,
+        SwapInside,
+        Redrop,
+        Anneal,
+        Still,
+        Clip,
+        Noise,
+        Hooked,
+        EMAHandler,
+    ],
 )
 def test_what_handlers_do_counts(handler: Callable[[], EventHandler]) -> None:
     est, ours = fit("replay", mlp, None, handler())
     assert replayed(est) or handler is Hooked
     assert_equal(ours, fit("eager", mlp, None, handler())[1])
+
+
+class Signs(torch.optim.Optimizer):
+    """An optimizer that torch does not have."""
+
+    def __init__(self, params: Any, lr: float = 0.01) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.add_(p.grad.sign(), alpha=-group["lr"])
+
+
+def test_an_optimizer_from_elsewhere_steps_as_ever() -> None:
+    est, ours = fit("replay", trainers=Trainer(Signs, lr=0.02))
+    assert replayed(est) and codes(est) == []
+    assert_equal(ours, fit("eager", trainers=Trainer(Signs, lr=0.02))[1])
+
+
+def test_a_metric_in_plain_python_counts_replayed_batches() -> None:
+    def share(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        pairs = zip(outputs.argmax(1).tolist(), targets.tolist(), strict=True)
+        return float(sum(a == b for a, b in pairs) / len(targets))
+
+    values = []
+    for engine in ("eager", "replay"):
+        torch.manual_seed(0)
+        est = Estimator(mlp(), nn.CrossEntropyLoss(), [share, "accuracy"])
+        settings: dict[str, Any] = {
+            "batch_size": 8,
+            "epochs": 4,
+            "device": "cpu",
+            "trainers": "sgd",
+        }
+        stats = est.fit((X, Y), (X, Y), engine=engine, progress=False, **settings)
+        values.append([stats[f"{split}_share"] for split in ("train", "val")])
+        assert stats["val_share"] == pytest.approx(stats["val_accuracy"])
+    assert replayed(est) and replayed(est, evaluation=True) and values[0] == values[1]
 
 
 def test_a_hook_on_a_weight_counts_from_the_next_epoch() -> None:
@@ -203,6 +265,23 @@ def test_batches_that_cannot_be_looked_into_stay_eager() -> None:
 
     est = Estimator(Open(), nn.CrossEntropyLoss(), processor=Bags())
     est.fit([(Bag(X), Y)] * 3, epochs=1, trainers="sgd", engine="replay", progress=False)
+    assert codes(est) == ["E102"] and "holds a Bag" in est.engine_report()
+
+
+def test_outputs_that_cannot_be_looked_into_stay_eager() -> None:
+    class Bagged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return Bag(self.layer(x))
+
+    def loss(outputs: Bag, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs.x, targets)
+
+    est = Estimator(Bagged(), loss)
+    est.fit((X, Y), epochs=1, trainers="sgd", engine="replay", progress=False)
     assert codes(est) == ["E102"] and "holds a Bag" in est.engine_report()
 
 

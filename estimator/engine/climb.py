@@ -114,8 +114,8 @@ class Climb:
             ladder = self.ladders[key] = Ladder(self, engine.climbs, by_name=engine.by_name)
         return ladder
 
-    def batches_left(self) -> float:
-        """Batches that this run has still to compute in this way, as far as is known."""
+    def batches_left(self) -> float | None:
+        """Batches that this run has still to compute in this way; None where nobody knows yet."""
         return self.step.batches_left(evaluating=self.evaluating)
 
     def refused(self, cause: Cause) -> None:

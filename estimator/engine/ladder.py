@@ -115,7 +115,9 @@ class Ladder:
 
     def _climb(self) -> None:
         tier = self.waiting[0]
-        if not self.by_name and len(self.times[self.tier]) < _WARM:
+        if not self.by_name and (
+            len(self.times[self.tier]) < _WARM or self.climb.batches_left() is None
+        ):
             return
         del self.waiting[0]
         if not self._pays(tier):
@@ -138,9 +140,10 @@ class Ladder:
     def _pays(self, tier: str) -> bool:
         if self.by_name:
             return True
-        mean = median(self.times[self.tier])
+        mean, left = median(self.times[self.tier]), self.climb.batches_left()
+        assert left is not None
         # The gain is taken for a third of the step, which most small nets exceed.
-        saving = self.climb.batches_left() * self.seen / max(self.climb.seen, 1) * mean / 3
+        saving = left * self.seen / max(self.climb.seen, 1) * mean / 3
         return saving > _WORTH[tier] * self.climb.costs[tier]
 
     def _decided(self) -> bool:

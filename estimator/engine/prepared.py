@@ -32,6 +32,7 @@ class PreparedStep:
         self.optimizer, self.groups = optimizer, groups
         self.state, self.entries = optimizer.state, list(optimizer.state.values())
         self.settings = list(optimizer.param_groups)
+        self.hooks = _hooks_of(optimizer)
 
     def holds(self) -> bool:
         """Whether the optimizer still has the state, the groups and the step that it had."""
@@ -45,7 +46,7 @@ class PreparedStep:
             return False
         if not all(map(is_, self.state.values(), self.entries)):
             return False
-        return not _has_hooks(optimizer) and all(group.holds() for group in self.groups)
+        return not any(self.hooks) and all(group.holds() for group in self.groups)
 
     def __call__(self) -> None:
         """One step from the present gradients."""
@@ -62,7 +63,9 @@ class PreparedStep:
 class _Group:
     """One parameter group with the lists that its kernel takes."""
 
-    __slots__ = ("entries", "getters", "grads", "kernel", "params", "settings", "states", "step")
+    __slots__ = (
+        *("entries", "getters", "grads", "kernel", "one", "params", "settings", "states", "step"),
+    )
 
     def __init__(
         self, settings: dict[str, Any], state: Any, names: tuple[str, ...],
@@ -74,6 +77,7 @@ class _Group:
         self.getters = [itemgetter(name) for name in names]
         self.states: list[list[Any]] = [list(map(get, self.entries)) for get in self.getters]
         self.grads: list[Any] = []
+        self.one = torch.ones(())
 
     def holds(self) -> bool:
         """Whether the lists are still those of the optimizer."""
@@ -90,19 +94,19 @@ def prepare(optimizer: Optimizer) -> PreparedStep | None:
         optimizer: After its first step, which makes its state.
     """
     step = {SGD: _step_sgd, Adam: _step_adam, AdamW: _step_adam}.get(type(optimizer))
-    if step is None or _has_hooks(optimizer) or _is_patched(optimizer):
+    if step is None or any(_hooks_of(optimizer)) or _is_patched(optimizer):
         return None
     groups = [_prepare_group(optimizer, settings, step) for settings in optimizer.param_groups]
     ready = [group for group in groups if group is not None]
     return PreparedStep(optimizer, ready) if len(ready) == len(groups) else None
 
 
-def _has_hooks(optimizer: Optimizer) -> bool:
-    names = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-    own = any(getattr(optimizer, name, None) for name in names)
+def _hooks_of(optimizer: Optimizer) -> list[Any]:
+    """The tables of its hooks, and of those that all optimizers have."""
     module = importlib.import_module("torch.optim.optimizer")
-    everyone = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
-    return own or any(getattr(module, name, None) for name in everyone)
+    own, everyone = "_optimizer_step_{}_hooks", "_global_optimizer_{}_hooks"
+    found = [getattr(optimizer, own.format(kind), {}) for kind in ("pre", "post")]
+    return found + [getattr(module, everyone.format(kind), {}) for kind in ("pre", "post")]
 
 
 def _is_patched(optimizer: Optimizer) -> bool:
@@ -159,7 +163,8 @@ def _step_sgd(group: _Group) -> None:
 def _step_adam(group: _Group) -> None:
     settings = group.settings
     averages, squares, steps, *largest = group.states
-    torch._foreach_add_(steps, 1)
+    # A number would be made a tensor for each of them.
+    torch._foreach_add_(steps, group.one, alpha=1.0)
     beta1, beta2 = settings["betas"]
     group.kernel(
         group.params,

@@ -6,10 +6,9 @@ Tried on torch 2.13.0 (CPU).
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -61,20 +60,33 @@ def tracer() -> Callable[..., Any] | None:
     return trace if any(node.op == "call_function" for node in graph.nodes) else None
 
 
+class AsWritten:
+    """Keeps torch's interpreter from rewriting a program, which would round differently.
+
+    `torch.jit.optimized_execution` does the same at four times the cost, which counts here.
+    """
+
+    __slots__ = ("before",)
+
+    def __enter__(self) -> None:
+        self.before = torch._C._get_graph_executor_optimize()
+        torch._C._set_graph_executor_optimize(False)
+
+    def __exit__(self, *error: object) -> None:
+        torch._C._set_graph_executor_optimize(self.before)
+
+
 @functools.cache
 def compiler() -> Callable[[str], Callable[..., Any]] | None:
-    """Makes a function in torch's interpreter from the source of one called `program`."""
+    """Makes a function in torch's interpreter from the source of one called `program`.
+
+    It is to be called within `AsWritten`.
+    """
     try:
         unit = torch.jit.CompilationUnit
         source = "def program(a: Tensor):\n  return [torch.ops.aten.add(a, 1)]\n"
-        ok = unit(source).program(torch.zeros(1))[0].item() == 1
+        with AsWritten():
+            ok = unit(source).program(torch.zeros(1))[0].item() == 1
     except Exception:  # as above
         return None
     return (lambda text: unit(text).program) if ok else None
-
-
-@contextlib.contextmanager
-def as_written() -> Iterator[None]:
-    """Keeps torch's interpreter from rewriting a program, which would round differently."""
-    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # its stubs lack it
-        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from estimator.engine.private import as_written, compiler
+from estimator.engine.private import AsWritten, compiler
 
 _aten = torch.ops.aten
 _NAME = re.compile(r"\bv\d+\b")
@@ -35,6 +36,7 @@ class Program:
         self.backend = "interpreter" if make is not None else "python"
         run = _in_python(self.source) if make is None else make(self.source)
         self._run: Callable[..., list[Any]] = run
+        self._context = contextlib.nullcontext if make is None else AsWritten
 
     def __call__(self, leaves: Sequence[torch.Tensor]) -> list[Any]:
         """Runs the program.
@@ -45,12 +47,11 @@ class Program:
         Returns:
             What the traced function returned, flat; None where that was None.
         """
-        with torch.no_grad(), as_written():
-            return self._run(*self.constants, *leaves)
+        return self.on(self.constants, leaves)
 
     def on(self, constants: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor]) -> list[Any]:
         """Runs the program on other tensors in the place of its constants, to try it."""
-        with torch.no_grad(), as_written():
+        with torch.no_grad(), self._context():
             return self._run(*constants, *leaves)
 
 
