@@ -69,14 +69,15 @@ class Every:
     kind: Literal["every", "once", "after"] = "every"
 
     def __post_init__(self) -> None:
-        given = [f"{unit}={n!r}" for unit, n in self._units().items() if n is not None]
+        units = {unit: getattr(self, unit) for unit in ("steps", "epochs", "seconds", "calls")}
+        given = [f"{unit}={n!r}" for unit, n in units.items() if n is not None]
         if len(given) != 1:
             raise ArgumentError(
                 "Every takes exactly one of steps, epochs, seconds and calls; "
                 f"received {', '.join(given) or 'none'}. Write Every(steps=100), for example."
             )
         counts = (int, float) if self.unit == "seconds" else int
-        number = self._units()[self.unit]
+        number = self.n
         if not isinstance(number, counts) or isinstance(number, bool) or not number > 0:
             raise ArgumentError(
                 f"Every({self.unit}=...) must be a number above 0"
@@ -90,18 +91,20 @@ class Every:
     def __repr__(self) -> str:
         return f"{self.kind}({self.unit}={self.n})"
 
-    def _units(self) -> dict[str, Any]:
-        return {unit: getattr(self, unit) for unit in ("steps", "epochs", "seconds", "calls")}
-
     @property
     def unit(self) -> str:
         """The unit given: "steps", "epochs", "seconds" or "calls"."""
-        return next(unit for unit, n in self._units().items() if n is not None)
+        # Asked for in each batch.
+        if self.steps is not None:
+            return "steps"
+        if self.epochs is not None:
+            return "epochs"
+        return "calls" if self.calls is not None else "seconds"
 
     @property
     def n(self) -> float:
         """The number of units."""
-        number: float = self._units()[self.unit]
+        number: float = getattr(self, self.unit)
         return number
 
     def clock(self, stats: TrainStats, place: Sequence[float] | None = None) -> Clock:
