@@ -143,6 +143,10 @@ def fit(workload: Workload, epochs: int, moments: Moments) -> nn.Module:
     return _fit(workload, epochs, moments)
 
 
+def fit_bare(workload: Workload, epochs: int, moments: Moments) -> nn.Module:
+    return _fit(workload, epochs, moments, metrics=())
+
+
 def fit_val(workload: Workload, epochs: int, moments: Moments) -> nn.Module:
     return _fit(workload, epochs, moments, validate=True)
 
@@ -198,9 +202,9 @@ class Watch(EventHandler):
 
 def _fit(
     workload: Workload, epochs: int, moments: Moments, *, validate: bool = False,
-    handlers: list[EventHandler] | None = None,
+    handlers: list[EventHandler] | None = None, metrics: tuple[str, ...] = ("accuracy",),
 ) -> nn.Module:  # fmt: skip
-    est = Estimator(workload.fresh_net(), nn.CrossEntropyLoss(), ["accuracy"])
+    est = Estimator(workload.fresh_net(), nn.CrossEntropyLoss(), list(metrics))
     loader, val_loader = workload.loaders(uids=handlers is not None)
     moments.called = now()
     est.fit(

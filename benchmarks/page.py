@@ -118,7 +118,8 @@ def peers_section(numbers: dict[str, Any], reasons: dict[str, str]) -> str:
         for entry in workload["rows"]:
             held = entry["ratio_to_fit"]
             ratio = "" if held is None else spread(held, ".2f")
-            times = spread(entry["us_per_step"], ".1f")
+            measured = entry["us_per_step"]
+            times = "" if measured is None else spread(measured, ".1f")
             # The library's own row has nothing to beat.
             own = held is None or held["low"] == held["high"] == 1
             beaten = "" if own else "yes" if held["median"] > 1 else "NO"

@@ -175,6 +175,8 @@ def made_peers() -> dict[str, Any]:
         }  # fmt: skip
 
     rows = [row("ours", 150.5, 1.0), row("slow", 451.5, 3.0), row("fast", 100.25, 0.67)]
+    absent = {"us_per_step": None, "ratio_to_fit": None, "note": "not installed"}
+    rows.append({"library": "absent", "version": "", **absent})
     workload = {"name": "LeNet", "batch_size": 128, "steps": 468, "rows": rows}
     return {"settings": {"torch": "9.9"}, "workloads": [workload]}
 
@@ -228,7 +230,8 @@ def test_the_page_has_the_numbers_of_every_file(tmp_path: Path) -> None:
     assert "- C9: it is not there yet." in page
 
     peers = found["LeNet, batch 128, 468 steps"]
-    assert [row["fit is faster"] for row in peers] == ["", "yes", "NO"]
+    assert [row["fit is faster"] for row in peers] == ["", "yes", "NO", ""]
+    assert (peers[3]["µs/step"], peers[3]["setting"]) == ("", "not installed")
     assert peers[1]["µs/step"] == "451.5 [451.5, 451.5]"
     assert peers[1]["times that of fit"] == "3.00 [3.00, 3.00]"
     loop = page.split("## What `fit` adds to a step")[1]

@@ -11,6 +11,7 @@ import torch
 from engine_nets import Counter, X, Y, mlp
 from engine_runs import assert_equal, codes, fit, replayed
 from torch import nn
+from tqdm import tqdm
 
 from estimator import ArgumentError, Engine, Estimator, Trainer
 from estimator.engine import replay
@@ -171,7 +172,9 @@ def test_groups_that_begin_with_an_odd_batch_are_weighed_by_it() -> None:
 
 # PyTorch's compiler warns of its own parts.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_compiled_step_is_close() -> None:
+def test_a_compiled_step_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It draws a bar of its own, whose thread would stay.
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)
     changes: dict[str, Any] = {"epochs": 3, "val": None, "trainers": Trainer("sgd", lr=0.05)}
     est, ours = fit("compile", **changes)
     assert replayed(est), est.engine_report()
