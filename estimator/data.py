@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from estimator.dealing import deal, with_shares
 from estimator.distributed import ALONE, World
-from estimator.gather import gathered
+from estimator.gather import Gathered, gathered
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, DataError
-from estimator.loaders import Rows, as_dataset
+from estimator.loaders import Rows, as_dataset, length_of
 from estimator.look import look
 from estimator.place import (
     after_batches,
@@ -26,6 +26,7 @@ from estimator.place import (
     set_generators,
 )
 from estimator.randomness import random_state_kept, set_random_states
+from estimator.residence import Residence
 from estimator.sampler import ResumableSampler, SeededDataset, torch_seed
 from estimator.uids import UidDataset
 
@@ -40,8 +41,9 @@ class Source:
         shuffle: Whether those are shuffled each epoch.
         uids: Whether a handler needs identities, which arrays and Datasets then get.
         seed: Of the order of arrays and Datasets; None draws one where they are shuffled.
-        device: Of the run, whose random stream belongs to a place in the data.
         world: The processes among which each batch is dealt.
+        residence: Where the run keeps data in memory, on a device whose random stream belongs to a
+            place in the data; None is the host.
 
     Raises:
         ArgumentError: There is no data, or arrays of different lengths.
@@ -51,14 +53,18 @@ class Source:
 
     def __init__(
         self, data: Any, argument: str, *, batch_size: int = 32, shuffle: bool = False,
-        uids: bool = False, seed: int | None = None, device: torch.device | None = None,
-        world: World = ALONE,
+        uids: bool = False, seed: int | None = None, world: World = ALONE,
+        residence: Residence | None = None,
     ) -> None:  # fmt: skip
         if data is None:
             raise ArgumentError(
                 f"{argument} needs data: a DataLoader, an iterable of batches, a Dataset or "
                 "arrays (x, y); received None."
             )
+        self.is_replaced = isinstance(data, DataLoader)
+        """Whether a DataLoader is not asked for its batches where `fast` serves them."""
+        if isinstance(data, Gathered):
+            data = data.loader
         dataset = as_dataset(data, argument)
         if dataset is not None:
             data = _loader(dataset, argument, batch_size, shuffle=shuffle, uids=uids, seed=seed)
@@ -71,14 +77,16 @@ class Source:
         if self.is_dealt:
             data = deal(data, argument, world)
         self.data: Iterable[Any] = data
-        self.fast = gathered(data)
+        self.fast = gathered(data, residence, argument)
         """What serves the data in the place of a DataLoader that works sample by sample."""
+        if self.fast is None and residence is not None:
+            residence.refuse(argument, "its batches are not rows of tensors in memory")
         self.argument = argument
         self.takes_batch_size = dataset is not None
         self.one_shot = isinstance(data, Iterator)
         self.batches = length_of(data)
         self.kind = "ends" if self.one_shot else kind_of(data)
-        self.device = torch.device("cpu") if device is None else device
+        self.device = torch.device("cpu") if residence is None else residence.device
         self._held: Iterator[Any] | None = None
         self._began: dict[str, Any] | None = None
         self._at_end = False
@@ -128,8 +136,23 @@ class Source:
         return batch
 
     def release(self) -> None:
-        """Lets the workers of an epoch go that was not begun."""
+        """Lets go of the workers of an epoch that was not begun, and of copies on the device."""
         self._held = None
+        if self.fast is not None:
+            self.fast.release()
+
+    def served(self) -> str:
+        """How batches are made and where their data is, in one line; "" where it is as given."""
+        data: Any = self.data
+        where = "" if self.fast is None else self.fast.where()
+        made = "batches are gathered from the arrays" if where else ""
+        if self.fast is not None and self.is_replaced:
+            made = (
+                f"batches are gathered from the tensors of the {type(data.dataset).__name__}, in "
+                "the DataLoader's order"
+            )
+        text = "; ".join(filter(None, (made, where)))
+        return f"{self.argument}: {text}." if text else ""
 
     def place(self, done: int) -> dict[str, Any]:
         """The place after `done` batches of the present epoch, as plain values and tensors."""
@@ -264,11 +287,3 @@ def _loader(
     if not isinstance(dataset, (TensorDataset, Rows)):
         source = SeededDataset(source)
     return DataLoader(source, batch_sampler=sampler, generator=torch.Generator())
-
-
-def length_of(data: Any) -> int | None:
-    """How many items something says it has; None where it does not say."""
-    try:
-        return len(data)
-    except (TypeError, NotImplementedError):  # streams and loaders over them have none
-        return None

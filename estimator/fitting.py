@@ -21,6 +21,7 @@ from estimator.loss import Losses
 from estimator.notices import notice
 from estimator.predicting import Predicting
 from estimator.randomness import part_streams
+from estimator.residence import Residence
 from estimator.resume import Resume, described, say_if_ends_only, state_to_resume
 from estimator.rows import rate_columns
 from estimator.run import Run
@@ -90,9 +91,9 @@ def build_run(
         hooks.agree = Agreement(run)
     run.step.spread_by(options.strategy)
     run.stats.epochs, run.stats.iterations, run.stats.val_data = epochs, iterations, val
-    sources = _give_data(run, train, val, options)
+    residence = Residence(device, options.engine)
+    sources = _give_data(run, train, val, options, residence)
     _warn_of_batch_size(options.batch_size, *sources)
-    _say_served(sources, options)
     part_streams(world, options.seed)
     run.step.group_by(options.accumulate)
     criterion = est.processor.criterion
@@ -104,24 +105,30 @@ def build_run(
             "up, whose gradient is then not exactly the group's. Combine them in one callable "
             "with a method item_count(outputs, targets).", stacklevel=3,
         )  # fmt: skip
-    _first_batches(est, run, trainers, options)
-    run.config = _config(est, options)
-    say_if_ends_only(run, show=options.progress)
-    run.begin(state_to_resume(run, options.resume, show=options.progress))
+    with residence.kept_unless_error():
+        _first_batches(est, run, trainers, options)
+        _say_served(sources, options)
+        run.config = _config(est, options)
+        say_if_ends_only(run, show=options.progress)
+        run.begin(state_to_resume(run, options.resume, show=options.progress))
     return run
 
 
-def _give_data(run: Run, train: Any, val: Any, options: FitOptions) -> list[Source]:
+def _give_data(
+    run: Run, train: Any, val: Any, options: FitOptions, residence: Residence
+) -> list[Source]:
     uids, world, size = run.step.needs_uids, run.runtime.world, options.batch_size
     run.train_source = Source(
         train, "fit(train=...)", batch_size=size, shuffle=True, uids=uids,
-        seed=options.seed, device=run.runtime.device, world=world,
+        seed=options.seed, world=world, residence=residence,
     )  # fmt: skip
     run.stats.batches = run.train_source.batches
     every = check_every(options.validate, "fit(validate=...)", Every(epochs=1))
     epochs, iterations = run.stats.epochs, run.stats.iterations
     if val is not None:
-        source = Source(val, "fit(val=...)", batch_size=size, uids=uids, world=world)
+        source = Source(
+            val, "fit(val=...)", batch_size=size, uids=uids, world=world, residence=residence
+        )
         run.validation = Validation(run.stats, source, every)
         passes = f"iterations={iterations}" if epochs is None else f"epochs={epochs}"
         _check_passes(source, passes, one=epochs == 1)
@@ -196,11 +203,9 @@ def _warn_of_batch_size(batch_size: int, *sources: Source) -> None:
 def _say_served(sources: Iterable[Source], options: FitOptions) -> None:
     for source in sources:
         data: Any = source.data
-        if source.fast is not None and not source.takes_batch_size:
-            notice(
-                f"{source.argument}: batches are gathered from the tensors of the "
-                f"{type(data.dataset).__name__}, in the DataLoader's order.", show=options.progress,
-            )  # fmt: skip
+        served = source.served()
+        if served:
+            notice(served, show=options.progress)
         if source.is_dealt and not source.takes_batch_size:
             notice(
                 f"{source.argument}: each batch of {data.batch_sampler.batch_size} samples is "
@@ -299,7 +304,7 @@ def evaluation_run(
         run.step.processor = Predicting(est.processor)
     source = Source(
         data, f"{phase}(data=...)", batch_size=batch_size, uids=run.step.needs_uids,
-        world=run.runtime.world,
+        world=run.runtime.world, residence=Residence(placed.device, Engine(data="host")),
     )  # fmt: skip
     _warn_of_batch_size(batch_size, source)
     run.begin()

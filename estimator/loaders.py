@@ -93,6 +93,14 @@ def is_stock(loader: DataLoader[Any]) -> bool:
     return type(loader).__iter__ is DataLoader.__iter__
 
 
+def length_of(data: Any) -> int | None:
+    """How many items something says it has; None where it does not say."""
+    try:
+        return len(data)
+    except (TypeError, NotImplementedError):  # streams and loaders over them have none
+        return None
+
+
 def loader_like(loader: DataLoader[Any], dataset: Dataset[Any], **changes: Any) -> DataLoader[Any]:
     """A DataLoader with the settings of `loader` over another dataset of the same indices.
 

@@ -127,9 +127,13 @@ class ResumableSampler(Sampler[list[int]]):
             indices.seed = mixed(seed, number, self.rank)
             yield indices
 
-    def tensors(self) -> Iterator[torch.Tensor]:
-        """The same batches as tensors of indices, for data that is gathered and not transformed."""
-        whole = self._order(mixed(self.seed, self.epoch))
+    def tensors(self, device: torch.device | None = None) -> Iterator[torch.Tensor]:
+        """The same batches as tensors of indices, for data that is gathered and not transformed.
+
+        Args:
+            device: Where the order of an epoch goes, in one copy; None is the host.
+        """
+        whole = self._order(mixed(self.seed, self.epoch)).to(device)
         return (self._dealt(whole, number) for number in range(self.start, len(self)))
 
     def _order(self, seed: int) -> torch.Tensor:

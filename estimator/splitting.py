@@ -15,9 +15,9 @@ from torch.utils.data import (
     random_split,
 )
 
-from estimator.data import length_of
+from estimator.gather import Gathered
 from estimator.handlers.base import ArgumentError
-from estimator.loaders import as_dataset, loader_like
+from estimator.loaders import as_dataset, length_of, loader_like
 from estimator.sampler import ResumableSampler
 
 
@@ -37,6 +37,8 @@ def split_fraction(train: Any, fraction: float, seed: int | None) -> tuple[Any, 
             cannot be split.
         ArgumentTypeError: `train` is a DataLoader with an `__iter__` of its own.
     """
+    if isinstance(train, Gathered):
+        train = train.loader
     is_loader = isinstance(train, DataLoader)
     dataset: Any = train.dataset if is_loader else as_dataset(train, "fit(train=...)")
     if isinstance(dataset, IterableDataset) or length_of(dataset) is None:

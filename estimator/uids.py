@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from estimator.handlers.base import ArgumentError, ArgumentTypeError
 from estimator.loaders import as_dataset, loader_like
 from estimator.processor import UID, UidSample
+
+Uids = Sequence[Any] | np.ndarray[Any, Any] | torch.Tensor
+"""One identity a sample, integers or strings."""
 
 
 class UidDataset(Dataset[Any]):
@@ -27,9 +32,7 @@ class UidDataset(Dataset[Any]):
         ArgumentTypeError: `dataset` has no length or no indices, or `uids` have no order.
     """
 
-    def __init__(
-        self, dataset: Any, uids: Sequence[Any] | None = None, *, paired: bool = False
-    ) -> None:
+    def __init__(self, dataset: Any, uids: Uids | None = None, *, paired: bool = False) -> None:
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             raise ArgumentTypeError(
                 "with_uids(data=...) must be a dataset with a length, whose samples have an "
@@ -37,7 +40,7 @@ class UidDataset(Dataset[Any]):
                 f"{UID!r} of its own."
             )
         if uids is not None:
-            _check_uids(uids, len(dataset))
+            check_uids(uids, len(dataset), "with_uids")
         self.dataset, self.uids, self.paired = dataset, uids, paired
 
     def __len__(self) -> int:
@@ -67,16 +70,27 @@ class UidDataset(Dataset[Any]):
         return _whole_index(self.dataset, index) if self.uids is None else self.uids[index]
 
 
-def _check_uids(uids: Any, samples: int) -> None:
+def check_uids(uids: Any, samples: int, function: str) -> None:
+    """Checks that there is one identity a sample.
+
+    Args:
+        uids: As the user gave them.
+        samples: How many there have to be.
+        function: What messages call the call that got them.
+
+    Raises:
+        ArgumentError: There are more or fewer.
+        ArgumentTypeError: They have no order.
+    """
     ordered = hasattr(uids, "__len__") and hasattr(uids, "__getitem__")
     if not ordered or isinstance(uids, (str, bytes, Mapping)):
         raise ArgumentTypeError(
-            "with_uids(uids=...) must be a list, array or tensor of identities; received "
+            f"{function}(uids=...) must be a list, array or tensor of identities; received "
             f"{type(uids).__name__}. Pass list(...) of them, in the order of the samples."
         )
     if len(uids) != samples:
         raise ArgumentError(
-            f"with_uids(uids=...) must hold one identity a sample; received {len(uids)} for "
+            f"{function}(uids=...) must hold one identity a sample; received {len(uids)} for "
             f"{samples} samples."
         )
 
@@ -106,7 +120,7 @@ class UidCollate:
         return {**batch, UID: uids} if type(batch) is dict else UidSample(batch, uids)
 
 
-def with_uids(data: Any, uids: Sequence[Any] | None = None) -> Any:
+def with_uids(data: Any, uids: Uids | None = None) -> Any:
     """Gives every sample an identity, for handlers that follow single samples.
 
     Args:

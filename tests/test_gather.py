@@ -15,6 +15,7 @@ from torch.utils.data import (
     DataLoader,
     IterableDataset,
     RandomSampler,
+    SequentialSampler,
     Subset,
     TensorDataset,
     WeightedRandomSampler,
@@ -28,8 +29,10 @@ from estimator.handlers import EventHandler
 from estimator.loaders import as_dataset
 from estimator.sequences import ResumableSampler, SeededDataset
 from estimator.stats import TrainStats
+from estimator.uids import UidCollate, UidDataset
 
 X = torch.arange(22.0).view(11, 2)
+OWN = {"x": X, "sample_uid": np.array(list("abcdefghijk"))}
 PAIRS = TensorDataset(X, torch.arange(11))
 
 
@@ -64,6 +67,40 @@ LOADERS: dict[str, Callable[[], DataLoader[Any]]] = {
     "identities": lambda: DataLoader(with_uids(PAIRS), 4, shuffle=True),
     "identities of a part": lambda: DataLoader(with_uids(Subset(PAIRS, [7, 2, 9])), 2),
     "identities of a loader": lambda: with_uids(DataLoader(PAIRS, 4, shuffle=True)),
+    "given numbers": lambda: DataLoader(with_uids(PAIRS, range(20, 31)), 4, shuffle=True),
+    "given words": lambda: DataLoader(with_uids(PAIRS, list("abcdefghijk")), 4, shuffle=True),
+    "an array of numbers": lambda: DataLoader(with_uids(PAIRS, np.arange(11, dtype="int32")), 4),
+    "an array of words": lambda: DataLoader(with_uids(PAIRS, np.array(list("abcdefghijk"))), 4),
+    "a tensor of identities": lambda: DataLoader(with_uids(PAIRS, torch.arange(11) * 3), 4),
+    "identities given twice": lambda: DataLoader(with_uids(with_uids(PAIRS), range(11)), 4),
+    "identities kept": lambda: DataLoader(with_uids(with_uids(PAIRS, range(5, 16))), 4),
+    "identities in dicts": lambda: DataLoader(with_uids(nested()), 4),
+    "identities in dicts of a loader": lambda: with_uids(DataLoader(nested(), 4, shuffle=True)),
+    "identities beside dicts": lambda: DataLoader(UidDataset(nested(), paired=True), 4),
+    "identities that dicts bring": lambda: DataLoader(with_uids(as_dataset(OWN, "data")), 4),
+    "identities of a seeded part": lambda: DataLoader(
+        with_uids(SeededDataset(Subset(PAIRS, [7, 2, 9]))), 2
+    ),
+    "part of identities": lambda: DataLoader(Subset(with_uids(PAIRS), [7, 2, 9]), 2),
+    "identities beside what has them": lambda: DataLoader(
+        with_uids(as_dataset(OWN, "data")), 4, collate_fn=UidCollate(default_collate)
+    ),
+    "part of a loader's": lambda: DataLoader(
+        Subset(UidDataset(nested(), paired=True), [7, 2, 9]),
+        2,
+        collate_fn=UidCollate(default_collate),
+    ),
+    "words for a loader": lambda: with_uids(DataLoader(PAIRS, 4), list("abcdefghijk")),
+    "words for dicts": lambda: with_uids(DataLoader(nested(), 4), list("abcdefghijk")),
+    "words within": lambda: DataLoader(rows({"a": X, "b": np.array(list("abcdefghijk"))}, X), 4),
+    "words": lambda: DataLoader(rows(X, np.array(list("abcdefghijk"))), 4),
+    "from the end": lambda: DataLoader(PAIRS, batch_sampler=[[-1, 3], [-11, 0]]),
+    "own generator, full batches": lambda: DataLoader(
+        Subset(PAIRS, range(8)), 4, shuffle=True, generator=generator()
+    ),
+    "own generator, whole batches": lambda: DataLoader(
+        PAIRS, 4, shuffle=True, generator=generator(), drop_last=True
+    ),
     "workers": lambda: DataLoader(PAIRS, 4, shuffle=True, num_workers=1),
     "lasting workers": lambda: DataLoader(
         PAIRS, 4, shuffle=True, num_workers=1, persistent_workers=True
@@ -98,6 +135,8 @@ def same(a: Any, b: Any) -> bool:
         return a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, str):
+        return isinstance(b, str) and a == b
     return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
 
 
@@ -131,12 +170,19 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "own samples in part": lambda: DataLoader(Subset(Noisy(X, X), [1]), 4),
     "a graph": lambda: DataLoader(TensorDataset(X.clone().requires_grad_()), 4),
     "sparse rows": lambda: DataLoader(TensorDataset(X.to_sparse()), 4),
-    "words": lambda: DataLoader(rows(X, np.array(["a"] * 11)), 4),
+    "bytes": lambda: DataLoader(rows(X, np.array([b"a"] * 11)), 4),
+    "rows of words": lambda: DataLoader(rows(X, np.array([["a", "b"]] * 11)), 4),
     "identities of an own collate": lambda: with_uids(
         DataLoader(PAIRS, 4, collate_fn=lambda rows: default_collate(rows))
     ),
-    "given identities": lambda: DataLoader(with_uids(PAIRS, list("abcdefghijk")), 4),
-    "identities in dicts": lambda: DataLoader(with_uids(nested()), 4),
+    "mixed identities": lambda: DataLoader(with_uids(PAIRS, [*range(10), "a"]), 4),
+    "fractions as identities": lambda: DataLoader(with_uids(PAIRS, np.arange(11.0)), 4),
+    "rows as identities": lambda: DataLoader(with_uids(PAIRS, X), 4),
+    "identities of own samples": lambda: DataLoader(with_uids(Noisy(X, X)), 4),
+    "from the end of a part": lambda: DataLoader(Subset(PAIRS, [-1, 2]), 4),
+    "beyond a part": lambda: DataLoader(Subset(PAIRS, [2, 11]), 4),
+    "more samples than there are": lambda: DataLoader(PAIRS, batch_sampler=ResumableSampler(12, 4)),
+    "a longer order": lambda: DataLoader(PAIRS, 4, sampler=SequentialSampler(range(12))),
     "another device": lambda: DataLoader(TensorDataset(X.to("meta")), 4),
 }
 
@@ -172,6 +218,47 @@ def test_an_epoch_has_the_rows_that_the_dataset_has_by_then() -> None:
     assert isinstance(fast.loader.dataset, TensorDataset)
     fast.loader.dataset.tensors = (X.clone().requires_grad_(),)  # which the loader serves
     assert same(list(fast), [[X]])
+
+
+def test_draws_in_the_middle_of_an_epoch_are_those_of_the_loader() -> None:
+    for samples in (8, 11):
+        for drop_last in (False, True):
+            streams = []
+            for of in (gathered, lambda loader: loader):
+                own, stands = generator(), []
+                loader = DataLoader(
+                    Subset(PAIRS, range(samples)),
+                    4,
+                    shuffle=True,
+                    generator=own,
+                    drop_last=drop_last,
+                )
+                batches = of(loader)
+                assert batches is not None
+                for _ in batches:
+                    stands.append(own.get_state())
+                streams.append([*stands, own.get_state()])
+            assert same(*streams)
+
+
+def test_batches_beyond_the_data_are_refused_as_by_the_dataset() -> None:
+    for indices in ([0, 11], [-12, 0]):
+        fast = gathered(DataLoader(PAIRS, batch_sampler=[[1], indices]))
+        assert fast is not None
+        with pytest.raises(IndexError, match="for a dataset of 11 samples"):
+            list(fast)
+
+
+def test_an_epoch_has_the_identities_that_the_dataset_has_by_then() -> None:
+    data = with_uids(PAIRS, list(range(11)))
+    fast = gathered(DataLoader(data, 11))
+    assert fast is not None
+    data.uids = list("abcdefghijk")
+    assert next(iter(fast)).sample_uid == tuple("abcdefghijk")
+    data.uids = list("abc")  # which the loader finds out
+    assert gathered(DataLoader(data, 11)) is None
+    with pytest.raises(IndexError):
+        list(fast)
 
 
 def test_rows_are_copies() -> None:

@@ -22,6 +22,7 @@ CURES = {
     "E111": "Train in one process, on the CPU, to use it.",
     "E113": "Move what the handler does to batch_end, or pass engine='eager'.",
     "E114": "If all its numbers are arguments or attributes of modules, pass engine='replay'.",
+    "E115": "Keep it in a smaller dtype such as uint8, or pass Engine(data='host') to mean it.",
     "E120": "Install a C++ compiler that torch.compile finds, or pass engine='auto'.",
 }
 

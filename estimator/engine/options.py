@@ -31,8 +31,9 @@ class Engine:
         verify: What a faster tier must give to be used: "equal" bits, or "close" values (to a
             thousandth). None is "equal", and "close" for the compiled tier asked for by name,
             which rounds in another order.
-        on_fallback: What happens where a step stays eager: "warn" says why in one line,
-            "error" raises if the tier was asked for by name, "silent" keeps it for the report.
+        on_fallback: What happens where a step stays eager, or data on the host: "warn" says why
+            in one line, "error" raises if the tier, or `data="device"`, was asked for, "silent"
+            keeps it for the report.
 
     Raises:
         ArgumentError: An unknown value.
@@ -57,15 +58,18 @@ class Engine:
                 )
 
     def fall_back(self, cause: Cause) -> None:
-        """Says why a step stays eager.
+        """Says why a step stays eager, or data on the host.
 
         Raises:
-            EngineError: The tier was asked for by name, with `on_fallback="error"`.
+            EngineError: What is not to be had was asked for, with `on_fallback="error"`.
         """
-        if self.on_fallback == "error" and self.by_name:
+        of_data = cause.code == "E115"
+        asked = self.data == "device" if of_data else self.by_name
+        if self.on_fallback == "error" and asked:
             raise EngineError(f"fit(engine={self!r}): {cause}")
         if self.on_fallback == "warn":
-            notice(f"Steps are computed eagerly. {cause}", show=False)
+            stays = "Data is streamed from the host" if of_data else "Steps are computed eagerly"
+            notice(f"{stays}. {cause}", show=False)
 
     @property
     def by_name(self) -> bool:
