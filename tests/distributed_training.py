@@ -18,6 +18,7 @@ from estimator.handlers import Every, WorstSamplesHandler
 from estimator.metrics import FunctionMetric
 from estimator.processor import BatchProcessor
 from estimator.sampler import ResumableSampler
+from estimator.sequences import SequenceArray
 from estimator.uids import with_uids
 
 SAMPLER = ResumableSampler(97, 8, seed=3)
@@ -35,6 +36,7 @@ def loaders(folder: Path) -> dict[str, Any]:
         "random": DataLoader(dataset, batch_size=8, shuffle=True),
         "dropped": DataLoader(dataset, batch_size=16, drop_last=True),
         "arrays": data(),
+        "sequence": SequenceArray(data(), 8, shuffle=True, seed=3),
     }
     for name, form in forms.items():
         seen = Seen()
