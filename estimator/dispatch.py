@@ -197,6 +197,7 @@ class Dispatch:
         # What a handler of ours does is known; others may go on with the graph, or set layers.
         events = set().union(*(_own_events(handler) for handler in self.handlers))
         needs |= {"graph"} if "forward_end" in events else set()
+        needs |= {"gradients"} if getattr(self, "backward_end", ()) else set()
         return needs | ({"watch"} if events & set(_IN_A_BATCH) else set())
 
     def named(self) -> dict[str, EventHandler]:

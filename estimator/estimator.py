@@ -141,8 +141,9 @@ class Estimator:
             accumulate: Batches for one optimizer step.
             batch_size: Samples a batch, for arrays and Datasets.
             precision: "fp32" (default), "bf16" or "fp16".
-            engine: "auto" replays steps as straight-line code on the CPU where that gives the
-                same bits sooner; "eager" never does, "replay" from the first step; or an `Engine`.
+            engine: "auto" replays steps, as straight-line code on the CPU and as CUDA graphs on a
+                GPU, where that gives the same bits sooner; "eager" never does, "replay" and
+                "graph" do so by name from the first step; or an `Engine`.
             strategy: How several processes, started by torchrun, train the net: "ddp" (default)
                 keeps it whole on each, "fsdp2" leaves each a part of every weight. Each batch is
                 dealt to them, so that `batch_size` is that of all together.

@@ -19,11 +19,16 @@ CURES = {
     "E108": "Nothing is to be done: results are those of the eager step.",
     "E109": "Nothing is to be done: a longer run would have made it.",
     "E110": "Install a torch version that the engine was tried on.",
-    "E111": "Train in one process, on the CPU, to use it.",
+    "E111": "Train in one process; 'graph' is for CUDA, the others for the CPU.",
     "E113": "Move what the handler does to batch_end, or pass engine='eager'.",
     "E114": "If all its numbers are arguments or attributes of modules, pass engine='replay'.",
     "E115": "Keep it in a smaller dtype such as uint8, or pass Engine(data='host') to mean it.",
+    "E116": "Use torch.optim's Adam, AdamW or SGD; for Adam pass fused=True or verify='close'.",
+    "E117": "Pass Engine(verify='close') to keep rates on the device; with cycle_momentum=False.",
+    "E118": "Use smaller batches, or pass engine='eager'.",
+    "E119": "Pass Engine(verify='close') if other last bits will do.",
     "E120": "Install a C++ compiler that torch.compile finds, or pass engine='auto'.",
+    "E121": "Write into weights, buffers and states in place of replacing them.",
 }
 
 

@@ -22,6 +22,7 @@ class Engine:
         tier: "auto" replays a step where that is proven to give the same bits, is faster, and
             the run is long enough to pay for it. "eager" is the plain loop. "replay" asks for it
             by name: it is used from the first step that can be written down, whatever the clock.
+            "graph" asks for the same on CUDA, where "auto" climbs to it.
             "compile" turns the step into machine code, which takes tens of seconds and a C++
             compiler; "auto" does so only with `verify="close"`, in a run that saves three times
             that.
@@ -30,7 +31,9 @@ class Engine:
             "host" never. On the CPU all three are the same.
         verify: What a faster tier must give to be used: "equal" bits, or "close" values (to a
             thousandth). None is "equal", and "close" for the compiled tier asked for by name,
-            which rounds in another order.
+            which rounds in another order. A CUDA graph with "equal" bits freezes learning rates
+            and is made anew when one changes; with "close" Adam, AdamW and SGD are fused and read
+            their rate on the device, as a float32.
         on_fallback: What happens where a step stays eager, or data on the host: "warn" says why
             in one line, "error" raises if the tier, or `data="device"`, was asked for, "silent"
             keeps it for the report.
@@ -43,7 +46,7 @@ class Engine:
         Engine(tier='replay', data='auto', verify=None, on_fallback='error')
     """
 
-    tier: Literal["auto", "eager", "replay", "compile"] = "auto"
+    tier: Literal["auto", "eager", "replay", "graph", "compile"] = "auto"
     data: Literal["auto", "host", "device"] = "auto"
     verify: Literal["equal", "close"] | None = None
     on_fallback: Literal["warn", "error", "silent"] = "warn"
@@ -74,7 +77,7 @@ class Engine:
     @property
     def by_name(self) -> bool:
         """Whether a faster tier was asked for by its name."""
-        return self.tier in ("replay", "compile")
+        return self.tier in ("replay", "graph", "compile")
 
     @property
     def exact(self) -> bool:
@@ -90,7 +93,7 @@ class Engine:
 
 
 _KNOWN = {
-    "tier": ("auto", "eager", "replay", "compile"),
+    "tier": ("auto", "eager", "replay", "graph", "compile"),
     "data": ("auto", "host", "device"),
     "verify": ("equal", "close", None),
     "on_fallback": ("warn", "error", "silent"),

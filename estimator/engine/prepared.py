@@ -32,7 +32,7 @@ class PreparedStep:
         self.optimizer, self.groups = optimizer, groups
         self.state, self.entries = optimizer.state, list(optimizer.state.values())
         self.settings = list(optimizer.param_groups)
-        self.hooks = _hooks_of(optimizer)
+        self.hooks = hooks_of(optimizer)
 
     def holds(self) -> bool:
         """Whether the optimizer still has the state, the groups and the step that it had."""
@@ -94,14 +94,14 @@ def prepare(optimizer: Optimizer) -> PreparedStep | None:
         optimizer: After its first step, which makes its state.
     """
     step = {SGD: _step_sgd, Adam: _step_adam, AdamW: _step_adam}.get(type(optimizer))
-    if step is None or any(_hooks_of(optimizer)) or _is_patched(optimizer):
+    if step is None or any(hooks_of(optimizer)) or is_patched(optimizer):
         return None
     groups = [_prepare_group(optimizer, settings, step) for settings in optimizer.param_groups]
     ready = [group for group in groups if group is not None]
     return PreparedStep(optimizer, ready) if len(ready) == len(groups) else None
 
 
-def _hooks_of(optimizer: Optimizer) -> list[Any]:
+def hooks_of(optimizer: Optimizer) -> list[Any]:
     """The tables of its hooks, and of those that all optimizers have."""
     module = importlib.import_module("torch.optim.optimizer")
     own, everyone = "_optimizer_step_{}_hooks", "_global_optimizer_{}_hooks"
@@ -109,7 +109,8 @@ def _hooks_of(optimizer: Optimizer) -> list[Any]:
     return found + [getattr(module, everyone.format(kind), {}) for kind in ("pre", "post")]
 
 
-def _is_patched(optimizer: Optimizer) -> bool:
+def is_patched(optimizer: Optimizer) -> bool:
+    """Whether an optimizer's step is not that of its class."""
     # Schedulers wrap `step` in a counter, which is kept; other instance attributes are not known.
     own = vars(optimizer).get("step")
     return own is not None and not hasattr(own, "_wrapped_by_lr_sched")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from estimator.engine.capture import recorder_for
 from estimator.engine.cause import Cause
+from estimator.engine.graph import GraphStep
 from estimator.engine.options import Engine
 from estimator.engine.replay import ReplayStep
 from estimator.handlers.base import ArgumentError
@@ -19,9 +21,15 @@ def step_for(
     """The step for an engine, a device and a number of processes."""
     if runtime.world.size > 1:
         return SharedStep(stats, processor, runtime=runtime, needs=needs)
-    if engine.tier == "eager" or runtime.device.type != "cpu":
-        return Step(stats, processor, runtime=runtime, needs=needs)
-    return ReplayStep(stats, processor, runtime=runtime, needs=needs, engine=engine)
+    if engine.tier in ("auto", "graph"):
+        recorder = recorder_for(runtime.device)
+        if recorder is not None:
+            return GraphStep(
+                stats, processor, runtime=runtime, needs=needs, engine=engine, recorder=recorder
+            )
+    if engine.tier not in ("eager", "graph") and runtime.device.type == "cpu":
+        return ReplayStep(stats, processor, runtime=runtime, needs=needs, engine=engine)
+    return Step(stats, processor, runtime=runtime, needs=needs)
 
 
 def check_engine(engine: Engine, runtime: Runtime) -> None:
@@ -30,7 +38,11 @@ def check_engine(engine: Engine, runtime: Runtime) -> None:
     Raises:
         EngineError: `on_fallback` is "error".
     """
-    if engine.by_name and (runtime.world.size > 1 or runtime.device.type != "cpu"):
+    if engine.tier == "graph":
+        is_here = recorder_for(runtime.device) is not None
+    else:
+        is_here = runtime.device.type == "cpu"
+    if engine.by_name and (runtime.world.size > 1 or not is_here):
         engine.fall_back(
             Cause("E111", f"trained on {runtime.device} by {runtime.world.size} processes")
         )
@@ -45,6 +57,8 @@ def report(step: Step | None) -> str:
     if step is None:
         raise ArgumentError("engine_report tells of a training; there was none yet. Call fit().")
     lines = [f"{'tier':<10}{'us/step':>9}{'set-up s':>10}  status"]
+    if isinstance(step, GraphStep):
+        return "\n".join([*lines, *step.report()])
     if not isinstance(step, ReplayStep):
         return "\n".join([*lines, f"{'eager':<10}{'':>9}{'':>10}  the only tier of this run"])
     for name, climb in (("training", step.training), ("evaluation", step.evaluating)):
