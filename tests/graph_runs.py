@@ -51,12 +51,14 @@ def recorder(device: str = "cpu", **settings: Any) -> Iterator[Any]:
 
 
 def graphed(
-    engine: Any = "graph", make: Callable[[], nn.Module] = mlp, loss: Any = None, *handlers: Any,
+    engine: Any = None, make: Callable[[], nn.Module] = mlp, loss: Any = None, *handlers: Any,
     device: str = "cpu", **changes: Any,
 ) -> tuple[Estimator, list[Tensor], Any]:  # fmt: skip
     """A short training by graphs; then the Estimator, what was seen and is left, the recorder."""
     with recorder(device) as made:
-        est, seen = fit(engine, make, loss, *handlers, device=device, **changes)
+        est, seen = fit(
+            STRICT if engine is None else engine, make, loss, *handlers, device=device, **changes
+        )
     assert isinstance(est._step, GraphStep)
     return est, seen, made
 
@@ -82,6 +84,7 @@ def assert_close(a: list[Tensor], b: list[Tensor]) -> None:
 
 
 CLOSE = Engine("graph", verify="close")
+STRICT, STRICT_AUTO = (Engine(tier, verify="equal") for tier in ("graph", "auto"))
 DATA = (X, Y)
 
 

@@ -12,7 +12,16 @@ import pytest
 import torch
 from engine_nets import EAGER, Uncopied, X, Y, mlp
 from engine_runs import assert_equal, fit
-from graph_runs import DEVICES, codes, graphed, recorder, step_of, whole
+from graph_runs import (
+    DEVICES,
+    STRICT,
+    STRICT_AUTO,
+    codes,
+    graphed,
+    recorder,
+    step_of,
+    whole,
+)
 from test_engine_replay import (
     Bag,
 )
@@ -34,13 +43,13 @@ def test_what_cannot_be_recorded_says_why(
 ) -> None:
     make, loss, code = EAGER[name]
     with caplog.at_level("INFO", "estimator"):
-        est, ours, made = graphed("graph", make, loss, device=device)
+        est, ours, made = graphed(STRICT, make, loss, device=device)
     assert codes(est) == [code] and made.alive == 0 and whole(est) == []
     said = [line for line in caplog.messages if f"[fit:{code}]" in line]
     assert len(said) == 1 and said[0].startswith("Steps are computed eagerly. ")
     assert_equal(ours, fit("eager", make, loss, device=device)[1])
     assert code in est.engine_report()
-    assert set(codes(graphed("auto", make, loss, device=device)[0])) <= {code}
+    assert set(codes(graphed(STRICT_AUTO, make, loss, device=device)[0])) <= {code}
 
 
 @each_device
@@ -49,13 +58,13 @@ def test_what_cannot_be_recorded_says_why(
 )
 def test_a_read_is_shown_with_its_line(name: str, line: str, device: str) -> None:
     make, loss, _ = EAGER[name]
-    report = graphed("graph", make, loss, device=device)[0].engine_report()
+    report = graphed(STRICT, make, loss, device=device)[0].engine_report()
     assert "engine_nets.py:" in report and line in report
     assert CURES["E102"] in report
 
 
 def test_what_is_not_copied_need_not_be_copyable() -> None:
-    est, ours, _ = graphed("graph", Uncopied)
+    est, ours, _ = graphed(STRICT, Uncopied)
     assert whole(est) == [True]
     assert_equal(ours, fit("eager", Uncopied)[1])
 
@@ -96,7 +105,7 @@ class Keeper(nn.Module):
     ],
 )
 def test_what_python_keeps_is_not_lost(what: str, code: str, said: str, device: str) -> None:
-    def run(engine: str) -> tuple[Estimator, list[Tensor], int]:
+    def run(engine: Any) -> tuple[Estimator, list[Tensor], int]:
         np.random.seed(0)
         if engine == "eager":
             est, seen = fit(engine, partial(Keeper, what), device=device)
@@ -104,7 +113,7 @@ def test_what_python_keeps_is_not_lost(what: str, code: str, said: str, device: 
             est, seen, _ = graphed(engine, partial(Keeper, what), device=device)
         return est, seen, len(est.net.seen)  # type: ignore[arg-type]  # a Keeper
 
-    est, ours, kept = run("graph")
+    est, ours, kept = run(STRICT)
     assert codes(est) == ([code] if code else []) and said in est.engine_report()
     _, theirs, others = run("eager")
     assert kept == others
@@ -121,7 +130,7 @@ def test_what_python_keeps_is_not_lost(what: str, code: str, said: str, device: 
 def test_what_python_keeps_is_seen_where_nobody_watches(
     make: Callable[[], nn.Module], said: str
 ) -> None:
-    def run(engine: str) -> tuple[Estimator, list[Tensor]]:
+    def run(engine: Any) -> tuple[Estimator, list[Tensor]]:
         torch.manual_seed(0)
         est = Estimator(make(), nn.CrossEntropyLoss())
         with recorder():
@@ -131,7 +140,7 @@ def test_what_python_keeps_is_seen_where_nobody_watches(
             )  # fmt: skip
         return est, list(est.net.state_dict().values())
 
-    est, ours = run("graph")
+    est, ours = run(STRICT)
     assert codes(est) == ["E104"] and said in est.engine_report()
     assert_equal(ours, run("eager")[1])
 
@@ -142,13 +151,13 @@ def test_a_hook_on_a_weight_counts_from_the_next_epoch() -> None:
             if stats.epoch == 2:
                 stats.net.get_parameter("0.weight").register_hook(lambda grad: grad * 0.1)
 
-    est, ours, _ = graphed("graph", mlp, None, Damped())
+    est, ours, _ = graphed(STRICT, mlp, None, Damped())
     assert codes(est) == ["E101"] and "attached to a parameter" in est.engine_report()
     assert_equal(ours, fit("eager", mlp, None, Damped())[1])
 
 
 def test_an_optimizer_with_hooks_steps_itself() -> None:
-    def run(engine: str) -> tuple[Any, list[Tensor]]:
+    def run(engine: Any) -> tuple[Any, list[Tensor]]:
         torch.manual_seed(0)
         net = mlp()
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -161,7 +170,7 @@ def test_an_optimizer_with_hooks_steps_itself() -> None:
             )  # fmt: skip
         return est, list(net.state_dict().values())
 
-    est, ours = run("graph")
+    est, ours = run(STRICT)
     assert codes(est) == ["E116"] and "has hooks or was replaced" in est.engine_report()
     assert_equal(ours, run("eager")[1])
 
@@ -171,19 +180,19 @@ def test_handlers_that_meet_the_graph_keep_it() -> None:
     def look(stats: TrainStats) -> None:
         assert stats.outputs.requires_grad
 
-    assert codes(graphed("graph", mlp, None, look)[0]) == ["E113"]
+    assert codes(graphed(STRICT, mlp, None, look)[0]) == ["E113"]
 
 
 def test_many_shapes_are_too_many() -> None:
     with recorder():
         est = Estimator(mlp(), nn.CrossEntropyLoss())
         train = [(X[:n], Y[:n]) for n in range(2, 14)]
-        est.fit(train, epochs=2, trainers="sgd", engine="graph", device="cpu", progress=False)
+        est.fit(train, epochs=2, trainers="sgd", engine=STRICT, device="cpu", progress=False)
     assert codes(est) == ["E103"] and len(step_of(est).forms) == 8
 
 
 def test_a_short_run_does_not_pay() -> None:
-    est, _, made = graphed("auto")
+    est, _, made = graphed(STRICT_AUTO)
     assert "[fit:E109] the run is too short" in est.engine_report() and made.made == []
 
 
@@ -202,7 +211,7 @@ def test_batches_that_cannot_be_looked_into() -> None:
 
     with recorder():
         est = Estimator(Open(), nn.CrossEntropyLoss(), processor=Bags())
-        est.fit([(Bag(X), Y)] * 3, epochs=1, trainers="sgd", engine="graph", device="cpu",
+        est.fit([(Bag(X), Y)] * 3, epochs=1, trainers="sgd", engine=STRICT, device="cpu",
                 progress=False)  # fmt: skip
     assert codes(est) == ["E102"] and "holds a Bag" in est.engine_report()
 
@@ -220,7 +229,7 @@ def test_a_tensor_that_is_elsewhere() -> None:
         def batch_begin(self, stats: TrainStats) -> None:
             stats.inputs = (stats.inputs, torch.empty(1, device="meta"))
 
-    est, *_ = graphed("graph", Ignoring, None, Elsewhere())
+    est, *_ = graphed(STRICT, Ignoring, None, Elsewhere())
     assert codes(est) == ["E102"] and "not on the device" in est.engine_report()
 
 
@@ -228,14 +237,14 @@ def test_a_tier_that_must_be_used_raises() -> None:
     make, loss, code = EAGER["branch"]
     with recorder(), pytest.raises(ArgumentError, match=rf"\[fit:{code}\]"):
         fit(Engine("graph", on_fallback="error"), make, loss)
-    for engine in (Engine("graph", on_fallback="silent"), Engine("graph")):
+    for engine in (Engine("graph", verify="equal", on_fallback="silent"), STRICT):
         est, *_ = graphed(engine, mlp, None, trainers=Trainer("adam"))
         assert codes(est) == ["E116"]
 
 
 def test_graphs_are_not_for_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "estimator"):
-        est, _ = fit("graph")
+        est, _ = fit(STRICT)
     assert "[fit:E111] trained on cpu by 1 processes" in caplog.text
     assert "the only tier of this run" in est.engine_report()
     with pytest.raises(ArgumentError, match="E111"):
@@ -244,14 +253,14 @@ def test_graphs_are_not_for_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_rates_that_change_more_than_a_few_times_are_given_up() -> None:
     trainer = Trainer("adam", fused=True, scheduler=partial(StepLR, step_size=1))
-    est, ours, _ = graphed("graph", trainers=trainer, epochs=10)
+    est, ours, _ = graphed(STRICT, trainers=trainer, epochs=10)
     assert codes(est) == ["E117"] and whole(est) == [False]
     assert_equal(ours, fit("eager", trainers=trainer, epochs=10)[1])
 
 
 def test_random_streams_of_python_stay() -> None:
     make, loss, _ = EAGER["lottery"]
-    graphed("graph", make, loss)
+    graphed(STRICT, make, loss)
     ours = random.random()
     fit("eager", make, loss)
     assert ours == random.random()

@@ -9,7 +9,14 @@ import pytest
 import torch
 from engine_nets import mlp
 from engine_runs import assert_equal, fit
-from graph_runs import CLOSE, DEVICES, codes, graphed, whole
+from graph_runs import (
+    CLOSE,
+    DEVICES,
+    STRICT,
+    codes,
+    graphed,
+    whole,
+)
 from test_engine_replay import (
     Anneal,
     Clip,
@@ -84,7 +91,7 @@ HANDLERS: list[Callable[[], EventHandler]] = [
 @each_device
 @pytest.mark.parametrize("handler", HANDLERS)
 def test_what_handlers_do_counts(handler: Callable[[], EventHandler], device: str) -> None:
-    est, ours, made = graphed("graph", mlp, None, handler(), device=device, epochs=6)
+    est, ours, made = graphed(STRICT, mlp, None, handler(), device=device, epochs=6)
     assert made.replays > 0
     assert codes(est) == (["E101"] if handler is Hooked else [])
     assert_equal(ours, fit("eager", mlp, None, handler(), device=device, epochs=6)[1])
@@ -92,7 +99,7 @@ def test_what_handlers_do_counts(handler: Callable[[], EventHandler], device: st
 
 @each_device
 def test_gradients_that_a_handler_drops_come_back(device: str) -> None:
-    est, ours, made = graphed("graph", mlp, None, Dropped(), device=device)
+    est, ours, made = graphed(STRICT, mlp, None, Dropped(), device=device)
     assert whole(est) == [True] and all(p.grad is None for p in est.net.parameters())
     assert_equal(ours, fit("eager", mlp, None, Dropped(), device=device)[1])
 
@@ -109,14 +116,14 @@ class Rewrite(EventHandler):
 def test_weights_that_always_move_are_given_up(
     handler: Callable[[], EventHandler], device: str
 ) -> None:
-    est, ours, made = graphed("graph", mlp, None, handler(), device=device, epochs=12)
+    est, ours, made = graphed(STRICT, mlp, None, handler(), device=device, epochs=12)
     assert codes(est) == ["E121"] and made.replays == 0
     assert_equal(ours, fit("eager", mlp, None, handler(), device=device, epochs=12)[1])
 
 
 @each_device
 def test_layers_that_often_change_are_given_up(device: str) -> None:
-    est, ours, _ = graphed("graph", mlp, None, Anneal(), device=device, epochs=12)
+    est, ours, _ = graphed(STRICT, mlp, None, Anneal(), device=device, epochs=12)
     assert codes(est) == ["E104"] and "attribute p of a layer" in est.engine_report()
     assert_equal(ours, fit("eager", mlp, None, Anneal(), device=device, epochs=12)[1])
 
@@ -127,7 +134,7 @@ def test_a_rate_that_becomes_a_tensor() -> None:
             if stats.step == 8:
                 stats.trainers["trainer"].optimizer.param_groups[0]["lr"] = torch.tensor(2**-5)
 
-    for engine in ("graph", CLOSE):
+    for engine in (STRICT, CLOSE):
         trainer = Trainer("adam", lr=2**-6, fused=True)
         est, ours, _ = graphed(engine, mlp, None, Heat(), trainers=trainer)
         assert_equal(ours, fit("eager", mlp, None, Heat(), trainers=trainer)[1])
@@ -151,6 +158,6 @@ class Counting(torch.optim.Optimizer):
 @each_device
 def test_an_optimizer_of_another_make_steps_itself(device: str) -> None:
     trainer = Trainer(Counting, lr=0.01)
-    est, ours, made = graphed("graph", device=device, trainers=trainer)
+    est, ours, made = graphed(STRICT, device=device, trainers=trainer)
     assert codes(est) == ["E116"] and whole(est) == [False] and made.replays == 16
     assert_equal(ours, fit("eager", device=device, trainers=trainer)[1])

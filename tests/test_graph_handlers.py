@@ -13,6 +13,7 @@ from engine_runs import assert_equal, fit
 from graph_runs import (
     CLOSE,
     DEVICES,
+    STRICT,
     codes,
     graphed,
     recorder,
@@ -56,7 +57,7 @@ class Seen(EventHandler):
 @each_device
 @pytest.mark.parametrize("replaces", [False, True])
 def test_handlers_between_backward_and_step_cut_the_recording(replaces: bool, device: str) -> None:
-    est, ours, made = graphed("graph", mlp, None, Seen(replaces), device=device)
+    est, ours, made = graphed(STRICT, mlp, None, Seen(replaces), device=device)
     assert whole(est) == [False] and codes(est) == []
     assert len(made.made) == (1 if replaces else 2)
     assert_equal(ours, fit("eager", mlp, None, Seen(replaces), device=device)[1])
@@ -71,7 +72,7 @@ def test_handlers_of_all_kinds(tmp_path: Path, device: str) -> None:
             WorstSamplesHandler(folder / "worst", worst=3),
         ]  # fmt: skip
 
-    est, ours, _ = graphed("graph", mlp, None, *handlers("ours"), device=device)
+    est, ours, _ = graphed(STRICT, mlp, None, *handlers("ours"), device=device)
     assert whole(est) == [False] and codes(est) == []
     assert_equal(ours, fit("eager", mlp, None, *handlers("theirs"), device=device)[1])
     for file in ("gradients/gradients.csv", "worst/worst_samples_train_e4.csv"):
@@ -81,7 +82,7 @@ def test_handlers_of_all_kinds(tmp_path: Path, device: str) -> None:
 @each_device
 def test_layers_are_measured_in_eager_batches(tmp_path: Path, device: str) -> None:
     handler = partial(ActivationStatsHandler, every=every(3))
-    est, ours, _ = graphed("graph", mlp, None, handler(tmp_path / "a"), device=device)
+    est, ours, _ = graphed(STRICT, mlp, None, handler(tmp_path / "a"), device=device)
     assert whole(est) == [True] and codes(est) == ["E101"]
     assert_equal(ours, fit("eager", mlp, None, handler(tmp_path / "b"), device=device)[1])
 
@@ -97,14 +98,14 @@ def same(a: Any, b: Any) -> bool:
 
 
 @each_device
-@pytest.mark.parametrize("engine", ["graph", CLOSE])
+@pytest.mark.parametrize("engine", [STRICT, CLOSE])
 @pytest.mark.parametrize("watches", [False, True])
 def test_a_snapshot_inside_a_run_is_that_of_an_eager_one(
     engine: Any, watches: bool, device: str
 ) -> None:
     trainer = Trainer(
         "adam", lr=2**-6, scheduler=partial(StepLR, step_size=2, gamma=0.5),
-        fused=True if engine == "graph" else None,
+        fused=True if engine == STRICT else None,
     )  # fmt: skip
 
     def run(engine: Any) -> list[Any]:
@@ -129,7 +130,7 @@ def test_a_snapshot_inside_a_run_is_that_of_an_eager_one(
         return shots
 
     ours, theirs = run(engine), run("eager")
-    if engine == "graph":
+    if engine == STRICT:
         assert same(ours, theirs)
         return
     for mine, other in zip(ours, theirs, strict=True):
@@ -147,8 +148,8 @@ def test_a_snapshot_inside_a_run_is_that_of_an_eager_one(
 @each_device
 def test_a_recorded_run_resumes_as_any_other(tmp_path: Path, device: str) -> None:
     expected = fit("eager", device=device)[1][-8:]
-    graphed("graph", mlp, None, CheckpointHandler(tmp_path), device=device, epochs=2)
-    _, resumed, _ = graphed("graph", mlp, None, CheckpointHandler(tmp_path), device=device,
+    graphed(STRICT, mlp, None, CheckpointHandler(tmp_path), device=device, epochs=2)
+    _, resumed, _ = graphed(STRICT, mlp, None, CheckpointHandler(tmp_path), device=device,
                             resume=True)  # fmt: skip
     assert_equal(resumed[-8:-1], expected[:-1])
 
@@ -160,11 +161,11 @@ class Stop(EventHandler):
 
 
 @each_device
-@pytest.mark.parametrize("engine", ["graph", CLOSE])
+@pytest.mark.parametrize("engine", [STRICT, CLOSE])
 @pytest.mark.parametrize("stops", [False, True])
 def test_everything_is_put_back(engine: Any, stops: bool, device: str) -> None:
     net = mlp()
-    fused = True if engine == "graph" else None
+    fused = True if engine == STRICT else None
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01, fused=fused)
     before = [dict(group, params=None) for group in optimizer.param_groups]
     est = Estimator(net, nn.CrossEntropyLoss())

@@ -10,14 +10,25 @@ import pytest
 import torch
 from engine_nets import X, Y, mlp
 from engine_runs import assert_equal, fit
-from graph_runs import CLOSE, assert_close, codes, graphed, plain, recorder, step_of, whole
+from graph_runs import (
+    CLOSE,
+    STRICT,
+    STRICT_AUTO,
+    assert_close,
+    codes,
+    graphed,
+    plain,
+    recorder,
+    step_of,
+    whole,
+)
 from test_engine_replay import (
     Clip,
 )
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import StepLR
 
-from estimator import BatchProcessor, Estimator, Trainer
+from estimator import BatchProcessor, Engine, Estimator, Trainer
 from estimator.engine import recording
 from estimator.engine.cause import CannotTraceError
 from estimator.engine.recording import Odd, Trial
@@ -43,13 +54,13 @@ def test_a_number_from_outside_that_changes_each_step(factor: float, code: str) 
         run = fit if engine == "eager" else graphed
         return run(engine, plain, weighed(weight), anneal)
 
-    est, ours, *_ = run("graph")
+    est, ours, *_ = run(STRICT)
     assert codes(est) == [code]
     assert_equal(ours, run("eager")[1])
 
 
 def test_a_number_from_outside_that_changes_between_epochs() -> None:
-    def run(engine: str) -> tuple[Any, ...]:
+    def run(engine: Any) -> tuple[Any, ...]:
         weight = [1.0]
 
         @on("epoch_begin")
@@ -60,7 +71,7 @@ def test_a_number_from_outside_that_changes_between_epochs() -> None:
         return run(engine, mlp, weighed(weight), anneal)
 
     with pytest.warns(UserWarning, match="a number that it cannot see has changed"):
-        est, ours, *_ = run("graph")
+        est, ours, *_ = run(STRICT)
     assert codes(est) == ["E108"] and step_of(est).is_off
     assert_equal(ours, run("eager")[1])
 
@@ -74,7 +85,7 @@ def test_what_may_depend_on_unseen_numbers_is_recorded_by_name_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("estimator.engine.graph.FIRST_COST", 1e-9)
-    for engine, expected in {"graph": [], "auto": ["E114"]}.items():
+    for engine, expected in ((STRICT, []), (STRICT_AUTO, ["E114"])):
         with recorder():
             est = Estimator(mlp(), nn.CrossEntropyLoss(), processor=Mine())
             est.fit(
@@ -88,11 +99,11 @@ def test_what_may_depend_on_unseen_numbers_is_recorded_by_name_only(
 def test_too_little_memory(accumulate: int) -> None:
     for fails in ([torch.OutOfMemoryError("full")] * 2, [None, torch.OutOfMemoryError("full")]):
         with recorder(fails=fails):
-            est, ours = fit("graph", mlp, None, Clip(), accumulate=accumulate)
+            est, ours = fit(STRICT, mlp, None, Clip(), accumulate=accumulate)
         assert "E118" in codes(est)
         assert_equal(ours, fit("eager", mlp, None, Clip(), accumulate=accumulate)[1])
     with recorder(fails=[torch.OutOfMemoryError("full")]):
-        assert codes(fit("graph")[0]) == ["E118"]
+        assert codes(fit(STRICT)[0]) == ["E118"]
 
 
 def test_too_little_memory_for_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,14 +112,14 @@ def test_too_little_memory_for_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(recording, "_copies", fail)
     for handlers, expected in (([], ["E118"]), ([Clip], ["E118"])):
-        est, ours, _ = graphed("graph", mlp, None, *(handler() for handler in handlers))
+        est, ours, _ = graphed(STRICT, mlp, None, *(handler() for handler in handlers))
         assert codes(est) == expected
         assert_equal(ours, fit("eager", mlp, None, *(handler() for handler in handlers))[1])
 
 
 def test_a_step_that_cannot_be_recorded_after_a_forward_that_can() -> None:
     with recorder(fails=[RuntimeError("no such kernel\nmore")]):
-        est, ours = fit("graph")
+        est, ours = fit(STRICT)
     assert codes(est) == ["E116"] and "recorded: no such kernel (" in est.engine_report()
     assert whole(est) == [False]
     assert_equal(ours, fit("eager")[1])
@@ -127,7 +138,7 @@ def test_a_wrong_recording_is_found_out(at: int, name: str) -> None:
             return recorded
 
         made.record = wrong
-        est, ours = fit("graph", mlp, None, *handlers)
+        est, ours = fit(STRICT, mlp, None, *handlers)
     assert codes(est) == ["E108"] and f"gave another {name}" in est.engine_report()
     assert_equal(ours, fit("eager", mlp, None, *([Clip()] if at else []))[1])
 
@@ -143,7 +154,7 @@ def test_other_draws_are_found_out() -> None:
             return recorded
 
         made.record = wrong
-        est, ours = fit("graph")
+        est, ours = fit(STRICT)
     assert "another number of random draws" in est.engine_report()
     assert_equal(ours, fit("eager")[1])
 
@@ -216,7 +227,7 @@ def test_gradients_of_a_group_are_added_up_in_one_place() -> None:
 def test_a_cut_recording_follows_rates_too(steps: int, found: list[str]) -> None:
     schedule = partial(StepLR, step_size=steps)
     trainer = Trainer("adam", fused=True, scheduler=schedule)
-    est, ours, made = graphed("graph", mlp, None, Clip(), trainers=trainer, epochs=8)
+    est, ours, made = graphed(STRICT, mlp, None, Clip(), trainers=trainer, epochs=8)
     assert codes(est) == found and whole(est) == [False]
     assert len(made.made) == 1 + 4
     assert_equal(ours, fit("eager", mlp, None, Clip(), trainers=trainer, epochs=8)[1])
@@ -227,7 +238,7 @@ def test_too_little_memory_for_the_proof_of_an_optimizer(monkeypatch: pytest.Mon
         raise torch.OutOfMemoryError("full")
 
     monkeypatch.setattr("estimator.engine.update.Trial", fail)
-    est, ours, _ = graphed("graph", mlp, None, Clip())
+    est, ours, _ = graphed(STRICT, mlp, None, Clip())
     assert codes(est) == ["E118"] and whole(est) == [False]
     assert_equal(ours, fit("eager", mlp, None, Clip())[1])
 
@@ -235,7 +246,7 @@ def test_too_little_memory_for_the_proof_of_an_optimizer(monkeypatch: pytest.Mon
 def test_other_recordings_are_made_anew_when_one_fails() -> None:
     parts = list(zip(X[:39].split(8), Y[:39].split(8), strict=True))
 
-    def run(engine: str) -> tuple[Any, list[Tensor]]:
+    def run(engine: Any) -> tuple[Any, list[Tensor]]:
         torch.manual_seed(0)
         est = Estimator(mlp(), nn.CrossEntropyLoss())
         est.fit(parts, epochs=9, trainers="sgd", engine=engine, device="cpu", progress=False)
@@ -243,7 +254,18 @@ def test_other_recordings_are_made_anew_when_one_fails() -> None:
 
     error = RuntimeError("no room")
     with recorder(fails=[None, error, error]) as made:
-        est, ours = run("graph")
+        est, ours = run(STRICT)
     assert codes(est) == ["E102"] and whole(est) == [True]
     assert [recorded.replays > 5 for recorded in made.made] == [True, True]
     assert_equal(ours, run("eager")[1])
+
+
+def test_close_values_will_do_unless_equal_ones_are_asked_for() -> None:
+    settings: dict[str, Any] = {"trainers": Trainer("adam", lr=0.01), "epochs": 6}
+    est, ours, _ = graphed(Engine("graph"), plain, None, **settings)
+    assert whole(est) == [True] and codes(est) == []
+    eager = fit("eager", plain, None, **settings)[1]
+    assert_close(ours[-4:], eager[-4:])
+    strict, same, _ = graphed(STRICT, plain, None, **settings)
+    assert codes(strict) == ["E116"]
+    assert_equal(same, eager)

@@ -15,6 +15,8 @@ from graph_runs import (
     CLOSE,
     DEVICES,
     FUSED,
+    STRICT,
+    STRICT_AUTO,
     assert_close,
     codes,
     graphed,
@@ -38,7 +40,7 @@ each_device = pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", REPLAYED)
 def test_a_recorded_training_is_the_eager_one(name: str, device: str) -> None:
     make, loss = REPLAYED[name]
-    est, ours, made = graphed("graph", make, loss, device=device)
+    est, ours, made = graphed(STRICT, make, loss, device=device)
     assert whole(est) == [True] and codes(est) == [] and made.replays == 16
     assert_equal(ours, fit("eager", make, loss, device=device)[1])
     assert "chosen (verified, whole step)" in est.engine_report()
@@ -66,7 +68,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @each_device
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_of_a_run_are_recorded_whole(name: str, device: str) -> None:
-    est, ours, _ = graphed("graph", device=device, **SETTINGS[name])
+    est, ours, _ = graphed(STRICT, device=device, **SETTINGS[name])
     assert whole(est) == [True] and codes(est) == []
     assert_equal(ours, fit("eager", device=device, **SETTINGS[name])[1])
 
@@ -88,7 +90,7 @@ EAGER_UPDATES: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", EAGER_UPDATES)
 def test_an_optimizer_that_cannot_be_recorded_steps_itself(name: str, device: str) -> None:
     settings, code = EAGER_UPDATES[name]
-    est, ours, made = graphed("graph", device=device, **settings)
+    est, ours, made = graphed(STRICT, device=device, **settings)
     assert whole(est) == [False] and codes(est) == [code] and made.replays >= 10
     assert_equal(ours, fit("eager", device=device, **settings)[1])
     assert "chosen (verified, forward and backward)" in est.engine_report()
@@ -127,7 +129,7 @@ def test_rates_of_float32_give_equal_bits_on_the_device_too(close: bool, device:
     # Halves of a power of two are the same number as a float32.
     schedule = partial(StepLR, step_size=1, gamma=0.5)
     trainer = Trainer("adam", lr=2**-6, scheduler=schedule, fused=True)
-    est, ours, made = graphed(CLOSE if close else "graph", device=device, trainers=trainer)
+    est, ours, made = graphed(CLOSE if close else STRICT, device=device, trainers=trainer)
     assert whole(est) == [True] and len(made.made) == (1 if close else 4)
     assert_equal(ours, fit("eager", device=device, trainers=trainer)[1])
 
@@ -141,7 +143,7 @@ def test_groups_of_batches_are_recorded(
 ) -> None:
     parts = list(zip(X[: sum(sizes)].split(sizes), Y[: sum(sizes)].split(sizes), strict=True))
 
-    def run(engine: str) -> tuple[Estimator, list[Tensor]]:
+    def run(engine: Any) -> tuple[Estimator, list[Tensor]]:
         torch.manual_seed(0)
         est, seen = Estimator(mlp(), loss), Losses()
         settings: dict[str, Any] = {"trainers": FUSED, "device": device, "progress": False}
@@ -150,7 +152,7 @@ def test_groups_of_batches_are_recorded(
         return est, [*seen.seen, *est.net.state_dict().values()]
 
     with recorder(device) as made:
-        est, ours = run("graph")
+        est, ours = run(STRICT)
     assert made.replays > 10
     assert codes(est) == []
     assert_equal(ours, run("eager")[1])
@@ -158,7 +160,7 @@ def test_groups_of_batches_are_recorded(
 
 @each_device
 def test_the_optimizers_step_of_a_group_is_recorded_too(device: str) -> None:
-    est, ours, made = graphed("graph", device=device, accumulate=5, epochs=10)
+    est, ours, made = graphed(STRICT, device=device, accumulate=5, epochs=10)
     update, first, following = sorted(recorded.replays for recorded in made.made)
     assert update < first < following and update >= 6
     assert_equal(ours, fit("eager", device=device, accumulate=5, epochs=10)[1])
@@ -166,7 +168,7 @@ def test_the_optimizers_step_of_a_group_is_recorded_too(device: str) -> None:
 
 @each_device
 def test_odd_batches_and_seldom_shapes(device: str) -> None:
-    est, ours, _ = graphed("graph", device=device, batch_size=12, epochs=6)
+    est, ours, _ = graphed(STRICT, device=device, batch_size=12, epochs=6)
     assert whole(est) == [True, True] or whole(est) == [True]
     assert_equal(ours, fit("eager", device=device, batch_size=12, epochs=6)[1])
 
@@ -175,7 +177,7 @@ def test_the_clock_decides_unless_asked_by_name(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("estimator.engine.graph.FIRST_COST", 1e-9)
     for faster, chosen in ((10.0, [True]), (0.0, [])):
         monkeypatch.setattr("estimator.engine.form._FASTER", faster)
-        est, ours, _ = graphed("auto", epochs=14)
+        est, ours, _ = graphed(STRICT_AUTO, epochs=14)
         assert whole(est) == chosen
         assert ("chosen (verified" if chosen else "not faster") in est.engine_report()
         assert_equal(ours, fit("eager", epochs=14)[1])
@@ -189,7 +191,7 @@ def test_what_handlers_keep_of_a_batch_stays() -> None:
         assert stats.loss is not None
         kept.append((stats.loss, stats.outputs, stats.inputs))
 
-    graphed("graph", mlp, None, keep)
+    graphed(STRICT, mlp, None, keep)
     ours, kept = kept, []
     fit("eager", mlp, None, keep)
     for mine, theirs in zip(ours, kept, strict=True):
@@ -208,20 +210,20 @@ def test_a_loss_of_several_parts() -> None:
 
     data = {"x": X, "kind": Y, "size": X[:, 1].contiguous()}
 
-    def run(engine: str) -> list[Any]:
+    def run(engine: Any) -> list[Any]:
         torch.manual_seed(0)
         est = Estimator(Two(), {"kind": nn.CrossEntropyLoss(), "size": nn.MSELoss()})
         stats = est.fit(data, epochs=4, batch_size=8, trainers="sgd", engine=engine, progress=False)
         return [*stats.history.columns, stats.train, *map(Tensor.tolist, est.net.parameters())]
 
     with recorder() as made:
-        ours = run("graph")
+        ours = run(STRICT)
     assert made.replays == 16 and ours == run("eager")
 
 
 @each_device
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("engine", ["graph", "auto"])
+@pytest.mark.parametrize("engine", [STRICT, STRICT_AUTO])
 def test_rows_are_gathered_inside_of_the_recording(
     engine: str, accumulate: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +241,7 @@ def test_rows_are_gathered_inside_of_the_recording(
             self.calls += 1
             return [x.index_select(0, rows), y.index_select(0, rows)]
 
-    def run(engine: str) -> tuple[Any, list[Any], int]:
+    def run(engine: Any) -> tuple[Any, list[Any], int]:
         torch.manual_seed(0)
         take = Takes()
         train = [Picked(rows, take) for rows in torch.randperm(39).to(device).split(8)]
@@ -270,17 +272,18 @@ def test_a_layer_that_is_measured_gets_a_batch_that_was_not_gathered(tmp_path: P
     def take(rows: Tensor) -> Any:
         return X.index_select(0, rows), Y.index_select(0, rows)
 
-    def run(engine: str) -> list[Tensor]:
+    def run(engine: Any) -> list[Tensor]:
         torch.manual_seed(0)
         est = Estimator(mlp(), nn.CrossEntropyLoss())
         train = [Picked(rows, take) for rows in torch.arange(40).split(8)]
-        handler = ActivationStatsHandler(tmp_path / engine, every=every(4))
+        folder = tmp_path / getattr(engine, "tier", "eager")
+        handler = ActivationStatsHandler(folder, every=every(4))
         with recorder():
             est.fit(train, epochs=6, trainers=FUSED, engine=engine, device="cpu",
                     progress=False, handlers=[handler])  # fmt: skip
         return list(est.net.state_dict().values())
 
-    assert_equal(run("graph"), run("eager"))
+    assert_equal(run(STRICT), run("eager"))
     measured = [(tmp_path / name / "activations.csv").read_text() for name in ("graph", "eager")]
     assert measured[0] == measured[1]
 
@@ -295,7 +298,7 @@ def test_a_run_of_known_and_unknown_length(
         def __iter__(self) -> Any:
             return iter(list(zip(X.split(8), Y.split(8), strict=True)))
 
-    def run(engine: str) -> tuple[Any, list[Tensor]]:
+    def run(engine: Any) -> tuple[Any, list[Tensor]]:
         torch.manual_seed(0)
         est = Estimator(mlp(), nn.CrossEntropyLoss(label_smoothing=0.1))
         settings: dict[str, Any] = {"trainers": FUSED, "device": "cpu", "progress": False}
@@ -303,7 +306,7 @@ def test_a_run_of_known_and_unknown_length(
         return est, list(est.net.state_dict().values())
 
     with recorder() as made:
-        est, ours = run("auto")
+        est, ours = run(STRICT_AUTO)
     assert (made.replays > 10) or "E109" in est.engine_report()
     assert_equal(ours, run("eager")[1])
 

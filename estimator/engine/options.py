@@ -29,11 +29,12 @@ class Engine:
         data: Where data in memory is kept for a run on an accelerator: "auto" on the device if it
             fits into 40 % of the memory that is free there, "device" as long as it fits at all,
             "host" never. On the CPU all three are the same.
-        verify: What a faster tier must give to be used: "equal" bits, or "close" values (to a
-            thousandth). None is "equal", and "close" for the compiled tier asked for by name,
-            which rounds in another order. A CUDA graph with "equal" bits freezes learning rates
-            and is made anew when one changes; with "close" Adam, AdamW and SGD are fused and read
-            their rate on the device, as a float32.
+        verify: What a faster tier must give to be used: "equal" bits, or "close" values. None is
+            "equal" for the replayed tier and "close" for others: the compiled one rounds in
+            another order (values to a thousandth), and on CUDA eager steps do not repeat every
+            bit themselves (to 1e-5). A CUDA graph with "equal" bits freezes learning rates and is
+            made anew when one changes; with "close" Adam, AdamW and SGD are fused and read their
+            rate on the device, as a float32.
         on_fallback: What happens where a step stays eager, or data on the host: "warn" says why
             in one line, "error" raises if the tier, or `data="device"`, was asked for, "silent"
             keeps it for the report.

@@ -15,7 +15,7 @@ from torch import nn
 from estimator.engine.cause import Cause
 from estimator.engine.lent import RECORDABLE
 from estimator.engine.prepared import hooks_of, is_patched
-from estimator.engine.watch import _HOOKS, _has_hooks, owners
+from estimator.engine.watch import HOOKS, has_hooks, owners
 from estimator.processor import BatchProcessor
 from estimator.trainer import BoundTrainer
 
@@ -45,7 +45,7 @@ def standing(
         trainers: With their optimizers, whose state a recording writes to.
     """
     found: list[Any] = places(parts, parameters, trainers)
-    found += map(_has_hooks, parameters)
+    found += map(has_hooks, parameters)
     for owner in parts:
         found.append(id(owner))
         found += [(name, v) for name, v in vars(owner).items() if _is_plain(v)]
@@ -188,7 +188,7 @@ class Sight:
         """Looks, and says whether anything is otherwise than at the last look."""
         if self.is_new:
             self._modules = modules_of(self.step.processor)
-            self._hooks = [getattr(part, name) for part in self._modules for name in _HOOKS]
+            self._hooks = [getattr(part, name) for part in self._modules for name in HOOKS]
             self.is_new = False
         elif self._is_quiet():
             return False

@@ -13,7 +13,7 @@ from estimator.loss_kinds import setting_of
 from estimator.predicting import Predicting
 from estimator.processor import BatchProcessor
 
-_HOOKS = (
+HOOKS = (
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
     *("_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"),
 )
@@ -60,9 +60,9 @@ class Watch:
 
     def _look(self, processor: BatchProcessor, parameters: Sequence[torch.Tensor]) -> bool:
         self._modules = [part for owner in owners(processor) for part in owner.modules()]
-        self._hooks = [getattr(part, name) for part in self._modules for name in _HOOKS]
+        self._hooks = [getattr(part, name) for part in self._modules for name in HOOKS]
         self._watched = []
-        settings: list[Any] = [(id(p), _has_hooks(p)) for p in parameters]
+        settings: list[Any] = [(id(p), has_hooks(p)) for p in parameters]
         for part in self._modules:
             own = vars(part)
             watched = [(own, name, v) for name, v in own.items() if isinstance(v, _PLAIN)]
@@ -102,7 +102,7 @@ def blocked(
     for p in parameters:
         if p.is_complex() or p.layout is not torch.strided:
             return Cause("E106", "there are sparse or complex parameters")
-        if _has_hooks(p):
+        if has_hooks(p):
             return Cause("E101", "hooks are attached to a parameter")
     return None
 
@@ -120,5 +120,6 @@ def unseen(processor: BatchProcessor) -> Cause | None:
     return None
 
 
-def _has_hooks(p: torch.Tensor) -> bool:
+def has_hooks(p: torch.Tensor) -> bool:
+    """Whether someone is called when a parameter gets its gradient."""
     return bool(p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None))
