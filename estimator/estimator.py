@@ -13,8 +13,8 @@ from estimator.choosing import HandlerLike, Handlers, chosen_handlers, run_handl
 from estimator.dispatch import Dispatch, as_handler
 from estimator.distributed import is_first
 from estimator.engine.options import Engine, check_engine_argument
-from estimator.engine.tiers import report
-from estimator.fitting import FitOptions, Trainers, build_run, evaluation_run
+from estimator.engine.report import report
+from estimator.fitting import FitOptions, Trainers, build_run
 from estimator.handle import Handle
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, EventHandler, Every
 from estimator.interrupt import interruptible
@@ -28,6 +28,7 @@ from estimator.plots import plot_losses
 from estimator.processor import BatchProcessor, check_target_keys
 from estimator.randomness import seed_everything
 from estimator.runtime import Precision
+from estimator.standalone import run_pass
 from estimator.stats import TrainStats
 from estimator.step import Step, Strategy
 from estimator.structure import concatenate
@@ -98,7 +99,7 @@ class Estimator:
         self.trainers: dict[str, tuple[Trainer, BoundTrainer]] = {}
         self._hooks: Dispatch | None = None
         self._step: Step | None = None
-        self._engine = Engine()
+        self._engine, self._served = Engine(), list[str]()
 
     def fit(
         self,
@@ -185,7 +186,7 @@ class Estimator:
 
     def engine_report(self) -> str:
         """How the steps of the last fit were computed, how long each way took, and why."""
-        return report(self._step)
+        return report(self._step, self._served)
 
     def evaluate(
         self, data: Any, *, handlers: Handlers = None,
@@ -207,9 +208,7 @@ class Estimator:
                 "metrics=None. Give it one of them."
             )
         chosen = chosen_handlers(self.handlers, handlers)
-        run, source = evaluation_run(self, data, "evaluate", chosen, batch_size)
-        loop.evaluate(run, source, "evaluate")
-        return run.stats.val
+        return run_pass(self, data, "evaluate", chosen, batch_size).stats.val
 
     def predict(
         self, data: Any, *, handlers: Handlers = None,
@@ -226,11 +225,9 @@ class Estimator:
             The structure of one batch's outputs (tensor, tuple or dict), over all samples.
         """
         chosen = chosen_handlers(self.handlers, handlers)
-        run, source = evaluation_run(self, data, "predict", chosen, batch_size)
-        collected: list[Any] = []
-        run.evaluation.collected = collected
-        loop.evaluate(run, source, "predict")
-        return concatenate(run.step.in_order(collected))
+        run = run_pass(self, data, "predict", chosen, batch_size)
+        assert run.evaluation.collected is not None
+        return concatenate(run.step.in_order(run.evaluation.collected))
 
     def add(self, handler: HandlerLike) -> Handle:
         """Attaches a handler to every following `fit`, `evaluate` and `predict`.

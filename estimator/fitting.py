@@ -1,4 +1,4 @@
-"""From the arguments of `fit`, `evaluate` and `predict` to a `Run` that is ready to go."""
+"""From the arguments of `fit` to a `Run` that is ready to go."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from estimator.handlers.base import ArgumentError, EventHandler, Every, check_ev
 from estimator.history import History
 from estimator.loss import Losses
 from estimator.notices import notice
-from estimator.predicting import Predicting
 from estimator.randomness import part_streams
 from estimator.residence import Residence
 from estimator.resume import Resume, described, say_if_ends_only, state_to_resume
@@ -85,7 +84,7 @@ def build_run(
     if options.device is None:
         notice(f"No device given: training on {device}.", show=options.progress)
     est._engine = options.engine
-    run = _new_run(est, hooks, Runtime(device, options.precision, world))
+    run = new_run(est, hooks, Runtime(device, options.precision, world))
     check_engine(options.engine, run.runtime)
     if world.size > 1:
         hooks.agree = Agreement(run)
@@ -93,7 +92,7 @@ def build_run(
     run.stats.epochs, run.stats.iterations, run.stats.val_data = epochs, iterations, val
     residence = Residence(device, options.engine)
     sources = _give_data(run, train, val, options, residence)
-    _warn_of_batch_size(options.batch_size, *sources)
+    warn_of_batch_size(options.batch_size, *sources)
     part_streams(world, options.seed)
     run.step.group_by(options.accumulate)
     criterion = est.processor.criterion
@@ -151,7 +150,8 @@ def _config(est: Estimator, options: FitOptions) -> dict[str, str]:
     return {name: described(value) for name, value in settings.items()}
 
 
-def _new_run(est: Estimator, hooks: Dispatch, runtime: Runtime) -> Run:
+def new_run(est: Estimator, hooks: Dispatch, runtime: Runtime) -> Run:
+    """A run of an Estimator that has no data and no trainers yet."""
     device, world = runtime.device, runtime.world
     hooks.is_first = world.rank == 0
     if world.size > 1:
@@ -192,7 +192,8 @@ def _targets(options: FitOptions) -> tuple[int | None, int | None]:
     return epochs, iterations
 
 
-def _warn_of_batch_size(batch_size: int, *sources: Source) -> None:
+def warn_of_batch_size(batch_size: int, *sources: Source) -> None:
+    """Says that `batch_size` is ignored, where no data is batched by it."""
     if batch_size != 32 and not any(source.takes_batch_size for source in sources):
         warnings.warn(
             f"batch_size={batch_size!r} has no effect on data that comes in batches. Leave it "
@@ -200,17 +201,20 @@ def _warn_of_batch_size(batch_size: int, *sources: Source) -> None:
         )  # fmt: skip
 
 
-def _say_served(sources: Iterable[Source], options: FitOptions) -> None:
+def _say_served(sources: Iterable[Source], options: FitOptions) -> list[str]:
+    """Says in a line how batches are made, where that is not as they were given."""
+    said = []
     for source in sources:
         data: Any = source.data
-        served = source.served()
-        if served:
-            notice(served, show=options.progress)
+        said += [source.served()] if source.served() else []
         if source.is_dealt and not source.takes_batch_size:
-            notice(
+            said.append(
                 f"{source.argument}: each batch of {data.batch_sampler.batch_size} samples is "
-                f"dealt to {data.batch_sampler.world_size} processes.", show=options.progress,
-            )  # fmt: skip
+                f"dealt to {data.batch_sampler.world_size} processes."
+            )
+    for line in said:
+        notice(line, show=options.progress)
+    return said
 
 
 def _check_passes(source: Source, passes: str, *, one: bool) -> None:
@@ -280,32 +284,3 @@ def _name_values(run: Run, losses: Losses) -> None:
     stats.history = History(
         ["epoch", "step", "time", *rate_columns(run.step.trainers), "complete", *stats.monitors]
     )
-
-
-def evaluation_run(
-    est: Estimator, data: Any, phase: str, handlers: list[EventHandler], batch_size: int
-) -> tuple[Run, Source]:
-    """Prepares a pass without training, on the device where the net is.
-
-    Args:
-        est: Whose net runs.
-        data: As the user gave it.
-        phase: "evaluate" or "predict", for messages.
-        handlers: All handlers of the pass.
-        batch_size: Samples a batch, for arrays and Datasets.
-    """
-    hooks = Dispatch(handlers)
-    placed = next(iter(est.net.parameters()), torch.empty(0))
-    last = est.train_stats.runtime if est.train_stats is not None else None
-    precision = last.precision if last is not None else None
-    runtime = Runtime(placed.device, precision, join(placed.device))
-    run = _new_run(est, hooks, runtime)
-    if phase == "predict":
-        run.step.processor = Predicting(est.processor)
-    source = Source(
-        data, f"{phase}(data=...)", batch_size=batch_size, uids=run.step.needs_uids,
-        world=run.runtime.world, residence=Residence(placed.device, Engine(data="host")),
-    )  # fmt: skip
-    _warn_of_batch_size(batch_size, source)
-    run.begin()
-    return run, source

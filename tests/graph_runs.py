@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import engine_runs
 import torch
 from engine_nets import X, Y, mlp
-from engine_runs import fit
 from fake_graph import FakeRecorder
 from torch import Tensor, nn
 
@@ -48,6 +48,11 @@ def recorder(device: str = "cpu", **settings: Any) -> Iterator[Any]:
     made: Any = FakeRecorder(**settings) if device == "cpu" else Counting()
     with mock.patch("estimator.engine.tiers.recorder_for", lambda device: made):
         yield made
+
+
+def fit(*args: Any, **changes: Any) -> tuple[Estimator, list[Tensor]]:
+    """A short training without validation, of which `test_graph_passes.py` tells."""
+    return engine_runs.fit(*args, **{"val": None, **changes})
 
 
 def graphed(

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from engine_nets import EAGER, Uncopied, X, Y, mlp
-from engine_runs import assert_equal, fit
+from engine_runs import assert_equal
 from graph_runs import (
     DEVICES,
     STRICT,
     STRICT_AUTO,
     codes,
+    fit,
     graphed,
     recorder,
     step_of,

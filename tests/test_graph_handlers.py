@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from engine_nets import X, Y, mlp
-from engine_runs import assert_equal, fit
+from engine_runs import assert_equal
 from graph_runs import (
     CLOSE,
     DEVICES,
     STRICT,
     codes,
+    fit,
     graphed,
     recorder,
     whole,

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from engine_nets import X, Y, mlp
-from engine_runs import assert_equal, fit
+from engine_runs import assert_equal
 from graph_runs import (
     CLOSE,
     STRICT,
     STRICT_AUTO,
     assert_close,
     codes,
+    fit,
     graphed,
     plain,
     recorder,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from engine_nets import REPLAYED, X, Y, mlp
-from engine_runs import Losses, assert_equal, fit
+from engine_runs import Losses, assert_equal
 from graph_runs import (
     CLOSE,
     DEVICES,
@@ -19,6 +19,7 @@ from graph_runs import (
     STRICT_AUTO,
     assert_close,
     codes,
+    fit,
     graphed,
     plain,
     recorder,
@@ -176,7 +177,7 @@ def test_odd_batches_and_seldom_shapes(device: str) -> None:
 def test_the_clock_decides_unless_asked_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("estimator.engine.graph.FIRST_COST", 1e-9)
     for faster, chosen in ((10.0, [True]), (0.0, [])):
-        monkeypatch.setattr("estimator.engine.form._FASTER", faster)
+        monkeypatch.setattr("estimator.engine.contest._FASTER", faster)
         est, ours, _ = graphed(STRICT_AUTO, epochs=14)
         assert whole(est) == chosen
         assert ("chosen (verified" if chosen else "not faster") in est.engine_report()
@@ -228,7 +229,7 @@ def test_rows_are_gathered_inside_of_the_recording(
     engine: str, accumulate: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("estimator.engine.graph.FIRST_COST", 1e-9)
-    monkeypatch.setattr("estimator.engine.form._FASTER", 10.0)
+    monkeypatch.setattr("estimator.engine.contest._FASTER", 10.0)
     x, y = X.to(device), Y.to(device)
 
     class Takes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from estimator.engine.cause import CannotTraceError, Cause, place_of
+from estimator.engine.horizon import batches_left
 from estimator.engine.ladder import Ladder
 from estimator.engine.leaves import flatten
 from estimator.engine.program import Compiled, Program
@@ -116,7 +117,7 @@ class Climb:
 
     def batches_left(self) -> float | None:
         """Batches that this run has still to compute in this way; None where nobody knows yet."""
-        return self.step.batches_left(evaluating=self.evaluating)
+        return batches_left(self.step, evaluating=self.evaluating)
 
     def refused(self, cause: Cause) -> None:
         """Says once why batches are computed eagerly."""

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
 from estimator.engine.capture import Recorded
 from estimator.engine.cause import Cause
-from estimator.engine.leaves import flatten, rebuild
-from estimator.engine.recording import (
-    Shown,
-    Trial,
-    cause_of,
-    record,
-    shown_by,
-    static_copies,
-    written,
-)
-from estimator.gather import Picked
-from estimator.step import Step
+from estimator.engine.contest import Contest
+from estimator.engine.horizon import batches_left
+from estimator.engine.ladder import Rung
+from estimator.engine.recording import Named, Shown, Trial, cause_of, shown_by, static_copies
+from estimator.engine.standing import Doubt, Sight
 
 if TYPE_CHECKING:
     from estimator.engine.graph import GraphStep
 
 Way = Literal["eager", "aside", "prove", "replay"]
-_OPENED = ("batch", "inputs", "targets", "uids", "batch_size")
 _WARM = 3
-_BLOCK, _ROUNDS = 10, 20
-_FASTER = 0.97
 
 
-class Form:
+class Scope(Protocol):
+    """What the forms of training, or those of evaluation, have in common."""
+
+    seen: int
+    is_off: bool
+    quickest: float
+    sight: Sight
+    doubt: Doubt
+
+
+class Form(ABC):
     """The climb of one shape of batches.
 
     The first batches are computed eagerly where recordings are made, which creates the state of
@@ -42,30 +43,24 @@ class Form:
 
     Args:
         step: Whose batches they are.
-        form: What `flatten` left of a batch.
-        take: Makes a batch from the indices of its rows, where only those change.
-        is_first: Whether the batch begins a group, whose gradients it sets.
+        scope: What all forms of such batches share.
     """
 
-    def __init__(
-        self, step: GraphStep, form: Any, *, take: Callable[[Any], Any] | None, is_first: bool
-    ) -> None:
-        self.step, self.form, self.take, self.is_first = step, form, take, is_first
-        self.batch: dict[str, Any] = {}
-        """What a recording that gathers has put into the batch fields."""
+    evaluates: bool
+    """Whether they are those of passes without gradients."""
+
+    def __init__(self, step: GraphStep, scope: Scope) -> None:
+        self.step, self.scope = step, scope
         self.seen = 0
         self.statics: list[torch.Tensor] = []
         self.recorded: Recorded | None = None
         self.shown: Shown | None = None
         self.gradients: list[torch.Tensor | None] = []
-        self.whole = False
-        """Whether the recording goes on to the optimizer's step."""
-        self.numbers: list[Any] = []
         self.proven = self.settled = self.replays = False
-        self.marks: dict[bool, list[tuple[Any, Any]]] = {False: [], True: []}
-        self.times: dict[bool, float] = {}
+        self.contest = Contest(step.recorder)
         self.seconds = 0.0
         self.cause: Cause | None = None
+        self._began: tuple[float, Any] | None = None
 
     def choose(self, leaves: list[torch.Tensor]) -> Way:
         """How the coming batch is computed.
@@ -77,31 +72,40 @@ class Form:
         if self.settled and not self.replays:
             return "eager"
         if self.recorded is None:
-            if self.seen <= _WARM or not self.step.has_stepped:
+            if self.seen <= _WARM or not self._is_ready():
                 return "aside"
             if self._pays():
                 self.record(leaves)
             return "eager"
-        if self.whole and self.numbers != self.step.updates.numbers():
-            self.step.updates.changes += 1
+        if self._is_stale():
             self.record(leaves)
             return "eager"
-        if not self.proven or self.step.doubt.is_raised:
+        if not self.proven or self.scope.doubt.is_raised:
             return "prove"
         return self._contest()
+
+    def _is_ready(self) -> bool:
+        left = batches_left(self.step, evaluating=self.evaluates)
+        return self.step.engine.by_name or left is not None
+
+    @abstractmethod
+    def _is_stale(self) -> bool:
+        """Whether the recording has frozen a number that is another one by now."""
 
     def is_sure(self) -> bool:
         """Whether the coming batch is replayed, as far as this form decides."""
         ready = self.settled and self.replays and self.proven and self.recorded is not None
-        return ready and not self.step.doubt.is_raised
+        return ready and not self.scope.doubt.is_raised
 
     def _pays(self) -> bool:
-        step = self.step
+        step, scope = self.step, self.scope
         if step.engine.by_name:
             return True
-        left = _batches_left(step) * self.seen / max(step.seen, 1)
+        batches = batches_left(step, evaluating=self.evaluates)
+        assert batches is not None
+        left = batches * self.seen / max(scope.seen, 1)
         # The gain is taken for a third of the step, which most small nets exceed.
-        if left * step.quickest / 3 > 2 * step.cost:
+        if left * scope.quickest / 3 > 2 * step.cost:
             return True
         self.cause = Cause("E109", "the run is too short to pay for it")
         self.settle(False)
@@ -111,14 +115,25 @@ class Form:
         if self.settled or self.step.engine.by_name:
             self.settle(True)
             return "replay"
-        eager, replay = (len(self.marks[tier]) for tier in (False, True))
-        if eager + replay >= 2 * _ROUNDS:
-            for tier, pairs in self.marks.items():
-                self.times[tier] = sorted(self.step.recorder.seconds(pairs))[len(pairs) // 2]
-            self.settle(self.times[True] < _FASTER * self.times[False])
+        if self.contest.is_over:
+            self.settle(self.contest.is_won())
             return "replay" if self.replays else "eager"
-        # In blocks: a replay that is queued would hide how long the next eager step takes.
-        return "replay" if (eager + replay) // _BLOCK % 2 else "eager"
+        return "replay" if self.contest.turn() else "eager"
+
+    def begin(self) -> None:
+        """Notes when a batch begins, as long as times count."""
+        mark = self.step.recorder.mark() if self.proven else None
+        self._began = None if self.settled else (time.perf_counter(), mark)
+
+    def end(self, *, replayed: bool) -> None:
+        """Notes how long the batch took."""
+        if self._began is None:
+            return
+        (began, mark), self._began = self._began, None
+        if mark is not None:
+            self.contest.add(replayed, mark)
+        elif not replayed:
+            self.scope.quickest = min(self.scope.quickest, time.perf_counter() - began)
 
     def settle(self, replays: bool) -> None:
         """Ends the climb."""
@@ -126,7 +141,7 @@ class Form:
         if not replays:
             self.release()
             # Where most batches stay eager, the others are not worth a look at each.
-            self.step.is_off |= 2 * self.seen > self.step.seen
+            self.scope.is_off |= 2 * self.seen > self.scope.seen
 
     def refuse(self, cause: Cause) -> None:
         """Stays with the eager step, and tells why."""
@@ -137,63 +152,19 @@ class Form:
     def record(self, leaves: list[torch.Tensor]) -> None:
         """Records the step, as far as it can be."""
         self.release()
-        self.statics, self.proven, self.whole = static_copies(leaves), False, False
+        self.statics, self.proven = static_copies(leaves), False
         try:
-            cause = self.step.blocked()
+            cause = self.step.blocked(evaluating=self.evaluates)
             if cause is not None:
                 self.refuse(cause)
                 return
-            self._record_most()
+            self._record()
         except Exception as error:  # a user's code may raise anything where it is not expected
             self.refuse(cause_of(error, "the step"))
 
-    def _record_most(self) -> None:
-        step = self.step
-        step.make_room()
-        alone = step.cuts or step.shares_gradients or step.runtime.scaler is not None
-        if not step.updates.may_be_recorded() or alone:
-            self._record(whole=False)
-            return
-        try:
-            self._record(whole=True)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # as above; if forward was it, the next recording fails too
-            self._record(whole=False)
-            step.updates.refuse(cause_of(error, "the optimizer's step"))
-
-    def _record(self, *, whole: bool) -> None:
-        step, form, kept = self.step, self, []
-
-        def work() -> None:
-            form._fill_fields()
-            step.compute(first=form.is_first)
-            kept.append(Shown(step))
-            if whole:
-                step.updates.compute()
-            form.gradients = [p.grad for p in step.parameters]
-
-        self.whole, self.numbers = whole, step.updates.numbers()
-        self.recorded, self.seconds = record(step, work, self.statics, lends=whole)
-        self.shown = kept[0]
-
-    def _fill_fields(self) -> None:
-        """Brings the memory that replays read into the batch fields, inside a recording."""
-        step, stats = self.step, self.step.stats
-        if self.take is None:
-            stats.inputs, stats.targets = rebuild(self.form, self.statics)
-            return
-        Step.open(step, Picked(self.statics[0], self.take))
-        self.batch = {name: getattr(stats, name) for name in _OPENED}
-
-    def show(self) -> torch.Tensor:
-        """Fills the batch fields after a replay; returns the loss."""
-        assert self.shown is not None
-        stats = self.step.stats
-        for name, value in self.batch.items():
-            # Metrics may keep targets; inputs and the batch are there until the next replay.
-            setattr(stats, name, _copied(value) if name in ("targets", "uids") else value)
-        return self.shown.give(self.step)
+    @abstractmethod
+    def _record(self) -> None:
+        """Records as much of the step as can be."""
 
     def replay(self, leaves: list[torch.Tensor]) -> None:
         """Computes a batch."""
@@ -201,71 +172,65 @@ class Form:
         with torch.no_grad():
             for static, leaf in zip(self.statics, leaves, strict=True):
                 static.copy_(leaf, non_blocking=True)
-        if self.whole:
-            self.step.updates.fill()
+        self._make_ready()
         self.recorded.replay()
+
+    @abstractmethod
+    def _make_ready(self) -> None:
+        """Brings what has changed on the host to the device."""
 
     def attempt(self, leaves: list[torch.Tensor]) -> Trial | None:
         """Computes a batch and takes it back, to be compared with the eager step."""
         assert self.shown is not None
-        tensors = written(self.step, weights=self.whole, but=self.step.updates.own_counters())
         results = self.shown.named() + [("gradient", gradient) for gradient in self.gradients]
         try:
             return Trial(
-                self.step.runtime.device, tensors, replay=lambda: self.replay(leaves),
+                self.step.runtime.device, self._written(), replay=lambda: self.replay(leaves),
                 results=results,
             )  # fmt: skip
         except (RuntimeError, IndexError) as error:
             self.refuse(cause_of(error, "the step"))
             return None
 
+    @abstractmethod
+    def _written(self) -> Named:
+        """What the step writes to in place."""
+
     def judge(self, trial: Trial) -> None:
         """Compares the eager step, which has been, with what the recorded one has made."""
-        step = self.step
-        results = shown_by(step) + [("gradient", p.grad) for p in step.parameters]
+        step, gradients = self.step, () if self.evaluates else self.step.parameters
+        results = shown_by(step) + [("gradient", p.grad) for p in gradients]
         odd = trial.difference(results, close=step.is_close)
         if odd is None:
-            self.proven, step.doubt.is_raised = True, False
+            self.proven, self.scope.doubt.is_raised = True, False
             return
+        work = "evaluation" if self.evaluates else "step"
         if self.settled:
             warnings.warn(
-                f"The recorded step gives another {odd.name} than the eager one by now: a number "
+                f"The recorded {work} gives another {odd.name} than the eager one by now: a number "
                 "that it cannot see has changed since the last proof, at the earliest with the "
                 "epoch before. Training goes on eagerly. Pass engine='eager' for such a run.",
                 stacklevel=2,
             )
-            step.is_off = True
+            self.scope.is_off = True
         code = "E119" if odd.is_near else "E108"
-        self.refuse(Cause(code, f"the recorded step gave another {odd.name}"))
+        self.refuse(Cause(code, f"the recorded {work} gave another {odd.name}"))
 
     def release(self) -> None:
         """Lets the recording go."""
         if self.recorded is not None:
             self.recorded.reset()
-            self.step.updates.forget(self.gradients)
         self.recorded, self.shown = None, None
-        self.statics, self.gradients, self.batch = [], [], {}
+        self.statics, self.gradients = [], []
 
-    def report(self) -> tuple[str, float | None, float | None]:
-        """The status, and the microseconds of an eager and of a recorded step."""
-        what = "whole step" if self.whole else "forward and backward"
-        chosen = f"chosen (verified, {what})" if self.replays else "not faster"
+    @abstractmethod
+    def _extent(self) -> str:
+        """What is recorded, in words."""
+
+    def report(self) -> list[Rung]:
+        """What is known of the eager and of the recorded batch."""
+        chosen = f"chosen (verified, {self._extent()})" if self.replays else "not faster"
         status = chosen if self.settled else "not decided yet"
-        eager, replay = (self.times[t] * 1e6 if t in self.times else None for t in (False, True))
-        return (str(self.cause) if self.cause else status), eager, replay
-
-
-def _copied(value: Any) -> Any:
-    leaves: list[torch.Tensor] = []
-    form = flatten(value, leaves)
-    return rebuild(form, [leaf.clone() for leaf in leaves])
-
-
-def _batches_left(step: GraphStep) -> float:
-    """Batches that a run has still to train, as far as is known."""
-    stats = step.stats
-    if stats.iterations is not None:
-        return (stats.iterations - stats.step) * step.accumulation.size
-    if stats.batches is None or stats.epochs is None:
-        return float("inf") if stats.epoch else 0
-    return stats.batches * (stats.epochs - stats.epoch) - stats.batches_done
+        status = str(self.cause) if self.cause else status
+        eager, replay = self.contest.microseconds()
+        return [Rung("eager", "", eager, 0.0), Rung("graph", status, replay, self.seconds)]

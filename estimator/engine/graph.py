@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import Any
 
 import torch
 
 from estimator.engine.capture import Recorder
 from estimator.engine.cause import CannotTraceError, Cause
-from estimator.engine.form import Form
 from estimator.engine.leaves import flatten
 from estimator.engine.options import Engine
+from estimator.engine.passes import Passes
 from estimator.engine.recording import Shown, Trial
 from estimator.engine.sharing import SharedGradients
 from estimator.engine.standing import Doubt, Sight
+from estimator.engine.training_form import TrainingForm
 from estimator.engine.update import Updates
 from estimator.engine.watch import blocked, unseen
 from estimator.gather import Picked
@@ -38,7 +38,7 @@ class GraphStep(Step):
         self.engine, self.recorder = engine, recorder
         # Eager steps themselves do not repeat every bit on a GPU.
         self.is_close = engine.verify != "equal"
-        self.forms: dict[Any, Form] = {}
+        self.forms: dict[Any, TrainingForm] = {}
         self.causes: list[Cause] = []
         self.cost = FIRST_COST
         self.seen = 0
@@ -49,13 +49,12 @@ class GraphStep(Step):
         self.quickest = float("inf")
         """Seconds of the shortest eager step, as the host sees it."""
         self.updates, self.sight, self.doubt = Updates(self), Sight(self), Doubt()
+        self.passes = Passes(self)
         self.shared: SharedGradients | None = None
         """Gradients of a group of batches, which all recordings add to."""
-        self._form: Form | None = None
+        self._form: TrainingForm | None = None
         self._replayed = self._aside = False
         self._trial: Trial | None = None
-        self._began: Any = None
-        self._mark: Any = None
         self._picked: Picked | None = None
         self._is_open = True
         super().__init__(*args, **settings)
@@ -81,9 +80,9 @@ class GraphStep(Step):
         self.updates.settle()
 
     def evaluate(self) -> None:
-        """Runs the net, and the loss unless this is a prediction."""
+        """Runs the net and the loss without gradients, or the recording of them."""
         self.sight.is_new = True
-        super().evaluate()
+        self.passes.evaluate()
 
     def leave(self) -> None:
         """Lets recordings go; gradients and optimizers are as those of an eager run."""
@@ -91,6 +90,7 @@ class GraphStep(Step):
         # A device that has failed can do none of this, and its own error is the one to see.
         with contextlib.suppress(torch.AcceleratorError):
             self._drop()
+            self.passes.release()
             self.recorder.close()
 
     def _drop(self) -> None:
@@ -105,6 +105,12 @@ class GraphStep(Step):
             form.release()
         self.shared = None
 
+    def let_go(self) -> None:
+        """Lets all recordings of batches go that are finished."""
+        for form in [*self.forms.values(), *self.passes.forms.values()]:
+            if form.recorded is not None:
+                form.release()
+
     def refused(self, cause: Cause) -> None:
         """Says once why batches are computed eagerly, and keeps it for the report.
 
@@ -115,9 +121,14 @@ class GraphStep(Step):
             self.causes.append(cause)
             self.engine.fall_back(cause)
 
-    def blocked(self) -> Cause | None:
-        """What stands in the way of a recording, as far as can be seen before."""
-        cause = blocked(self.processor, self.parameters, has_scaler=False)
+    def blocked(self, *, evaluating: bool) -> Cause | None:
+        """What stands in the way of a recording, as far as can be seen before.
+
+        Args:
+            evaluating: Whether no gradients are wanted.
+        """
+        parameters = [] if evaluating else self.parameters
+        cause = blocked(self.processor, parameters, has_scaler=False)
         if cause is None and not self.engine.by_name:
             cause = unseen(self.processor)
         return cause
@@ -169,8 +180,7 @@ class GraphStep(Step):
             return self._eagerly()
         way = form.choose(leaves)
         self._aside, self._replayed = way == "aside", way == "replay"
-        self._began = None if form.settled else (time.perf_counter(), form.proven)
-        self._mark = self.recorder.mark() if form.proven and not form.settled else None
+        form.begin()
         if way != "aside" and self.shared is not None and not form.is_first:
             self.shared.hold()
         if way == "prove":
@@ -191,7 +201,7 @@ class GraphStep(Step):
     def _where(self) -> contextlib.AbstractContextManager[None]:
         return self.recorder.aside() if self._aside else contextlib.nullcontext()
 
-    def _form_of_batch(self, leaves: list[torch.Tensor]) -> Form | None:
+    def _form_of_batch(self, leaves: list[torch.Tensor]) -> TrainingForm | None:
         stats, cause, nested, take = self.stats, self._stands_in_the_way(), None, None
         if self._picked is not None:
             leaves.append(self._picked.rows.to(self.runtime.device))
@@ -214,7 +224,7 @@ class GraphStep(Step):
             return None
         if form is None:
             is_first = self.accumulation.filled == 0
-            form = self.forms[key] = Form(self, nested, take=take, is_first=is_first)
+            form = self.forms[key] = TrainingForm(self, nested, take=take, is_first=is_first)
         return form
 
     def compute(self, *, first: bool) -> None:
@@ -246,15 +256,15 @@ class GraphStep(Step):
         else:
             self._take_over(form, loss)
         if self.shares_gradients:
-            self._lap()
+            self._end_batch(form)
 
-    def _judge(self, form: Form) -> None:
+    def _judge(self, form: TrainingForm) -> None:
         trial, self._trial = self._trial, None
         if trial is not None:
             form.judge(trial)
             self.doubt.end()
 
-    def _take_over(self, form: Form | None, loss: torch.Tensor) -> None:
+    def _take_over(self, form: TrainingForm | None, loss: torch.Tensor) -> None:
         """Does on the host what a replayed batch has to do there."""
         stats, group = self.stats, self.accumulation
         assert form is not None and stats.batch_size is not None
@@ -298,31 +308,14 @@ class GraphStep(Step):
             if form is not None:
                 self._judge(form)
         if not self.shares_gradients:
-            self._lap()
+            self._end_batch(form)
 
-    def report(self) -> list[str]:
-        """Two lines for each shape of batches, and why not all is recorded."""
-        lines: list[str] = []
-        for key, form in self.forms.items():
-            status, *times = form.report()
-            eager, replay = ("" if us is None else f"{us:.0f}" for us in times)
-            shapes = " ".join(str(tuple(shape)) for shape, *_ in key[0])
-            lines.append(f"{'eager':<10}{eager:>9}{'':>10}  batches {shapes}")
-            lines.append(f"{'graph':<10}{replay:>9}{form.seconds:>10.2f}  {status}")
-        return [*lines, *map(str, self.causes)]
+    def _end_batch(self, form: TrainingForm | None) -> None:
+        if form is not None:
+            form.end(replayed=self._replayed)
 
     def _advance(self) -> None:
         for trainer in self.trainers:
             trainer.after_step()
         self.stats.stepped = True
         self.stats.step += 1
-
-    def _lap(self) -> None:
-        """Notes how long the batch took."""
-        form, began, self._began = self._form, self._began, None
-        if began is None or form is None:
-            return
-        if not self._replayed and not began[1]:
-            self.quickest = min(self.quickest, time.perf_counter() - began[0])
-        if self._mark is not None:
-            form.marks[self._replayed].append((self._mark, self.recorder.mark()))

@@ -13,7 +13,7 @@ import torch
 from estimator.engine.capture import Recorded
 from estimator.engine.cause import CannotTraceError, Cause, place_of
 from estimator.engine.leaves import flatten, rebuild
-from estimator.engine.standing import Untouched, modules_of
+from estimator.engine.standing import Sight, Untouched, modules_of
 from estimator.engine.watch import owners
 from estimator.randomness import random_states, set_random_states
 from estimator.step import Step
@@ -40,32 +40,30 @@ class Shown:
 
     def __init__(self, step: Step) -> None:
         stats, weight = step.stats, step.weight
-        assert stats.loss is not None
         self.names = list(stats.losses)
         self.outputs: list[torch.Tensor] = []
         self.form = flatten(stats.outputs, self.outputs)
         self.single = stats.sample_losses
         self.samples = step.samples
         self.count = None if isinstance(weight, torch.Tensor) else weight
-        numbers = [stats.loss, *stats.losses.values()]
-        self.numbers = [*numbers, weight] if isinstance(weight, torch.Tensor) else numbers
+        self.numbers = _numbers(step)
         alike = len({(t.dtype, t.shape) for t in self.numbers}) == 1
         # One copy of all of them is one launch a step, in place of one each.
         self.packed = torch.stack(self.numbers) if alike else None
 
-    def give(self, step: Step) -> torch.Tensor:
-        """Fills the batch fields with copies, which handlers may keep; returns the loss."""
+    def give(self, step: Step) -> None:
+        """Fills the batch fields with copies, which handlers may keep."""
         stats = step.stats
         if self.packed is None:
             numbers = [number.clone() for number in self.numbers]
         else:
             numbers = list(self.packed.clone().unbind())
-        stats.loss = numbers[0]
-        stats.losses = dict(zip(self.names, numbers[1:], strict=False))
         stats.outputs = rebuild(self.form, [output.clone() for output in self.outputs])
         stats.sample_losses = None if self.single is None else self.single.clone()
-        step.weight = numbers[-1] if self.count is None else self.count
-        return numbers[0]
+        if numbers:  # a prediction has none
+            stats.loss = numbers[0]
+            stats.losses = dict(zip(self.names, numbers[1:], strict=False))
+            step.weight = numbers[-1] if self.count is None else self.count
 
     def named(self) -> Named:
         """All of it, for a comparison."""
@@ -77,10 +75,17 @@ def shown_by(step: Step) -> Named:
     """What an eager step has shown, in the order of `Shown.named`."""
     stats, outputs = step.stats, []  # type: ignore[var-annotated]  # filled by flatten
     flatten(stats.outputs, outputs)
-    weight = [step.weight] if isinstance(step.weight, torch.Tensor) else []
-    numbers = [stats.loss, *stats.losses.values(), *weight]
-    named: Named = [("loss", number) for number in numbers]
+    named: Named = [("loss", number) for number in _numbers(step)]
     return [*named, *(("output", t) for t in outputs), ("loss of a sample", stats.sample_losses)]
+
+
+def _numbers(step: Step) -> list[torch.Tensor]:
+    """The loss, its parts and what the batch counts; nothing in a prediction."""
+    stats, weight = step.stats, step.weight
+    if stats.loss is None:
+        return []
+    counted = [weight] if isinstance(weight, torch.Tensor) else []
+    return [stats.loss, *stats.losses.values(), *counted]
 
 
 class Odd(NamedTuple):
@@ -210,8 +215,9 @@ def put_back(step: Step) -> Iterator[None]:
 
 
 def record(
-    step: GraphStep, work: Callable[[], None], inputs: Sequence[torch.Tensor], *, lends: bool
-) -> tuple[Recorded, float]:
+    step: GraphStep, work: Callable[[], None], inputs: Sequence[torch.Tensor], *, lends: bool,
+    sight: Sight | None = None,
+) -> tuple[Recorded, float]:  # fmt: skip
     """Records work of a step, and leaves everything as it was.
 
     Args:
@@ -219,6 +225,7 @@ def record(
         work: What is recorded.
         inputs: Tensors that get other values.
         lends: Whether optimizers step in it.
+        sight: Who is to see what it takes for granted; None for a training step.
 
     Returns:
         The recording, and the seconds that it took.
@@ -227,7 +234,7 @@ def record(
         CannotTraceError: The work is more than what the device does.
     """
     began = time.perf_counter()
-    step.sight.note()
+    (step.sight if sight is None else sight).note()
     untouched = Untouched([step.processor, *modules_of(step.processor)])
     with contextlib.ExitStack() as stack:
         stack.callback(untouched.put_back)
@@ -238,9 +245,7 @@ def record(
             recorded = step.recorder.record(work, inputs)
         except Exception:
             # Random numbers may come from a renewed stream by now, which others do not know.
-            for form in step.forms.values():
-                if form.recorded is not None:
-                    form.release()
+            step.let_go()
             raise
         changed = untouched.changed()
     if changed is not None:

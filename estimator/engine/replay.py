@@ -36,18 +36,6 @@ class ReplayStep(Step):
         self.needs_graph, self.watches = "graph" in needs, "watch" in needs
         self.training.doubt()
 
-    def batches_left(self, *, evaluating: bool) -> float | None:
-        """Batches that this run has still to compute; None where nobody knows yet."""
-        stats = self.stats
-        if evaluating:
-            passes = stats.epochs - stats.epoch if stats.epochs is not None else 1
-            return (stats.batches or 0) * max(passes, 1) - (stats.batch_index or 0)
-        if stats.iterations is not None:
-            return (stats.iterations - stats.step) * self.accumulation.size
-        if stats.batches is None or stats.epochs is None:
-            return float("inf") if stats.epoch else None
-        return stats.batches * (stats.epochs - stats.epoch) - stats.batches_done
-
     def refused(self, cause: Cause) -> None:
         """Says once why batches are computed eagerly, and keeps it for the report.
 
