@@ -19,6 +19,7 @@ from estimator import (
     Estimator,
 )
 from estimator.engine import ladder, prepared, private, program, replay, tiers, trace
+from estimator.engine.doubt import Doubt
 from estimator.handlers import (
     on,
 )
@@ -86,6 +87,25 @@ def test_a_number_from_outside_that_changes_between_epochs_is_found_out() -> Non
         est, ours = run("replay")
     assert codes(est) == ["E108"]
     assert_equal(ours, run("eager")[1])
+
+
+def test_proofs_are_rare_where_they_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("estimator.engine.doubt.time.perf_counter", lambda: clock[0])
+    doubt = Doubt()
+
+    def is_due(seconds: float) -> bool:
+        clock[0] += seconds
+        doubt.is_raised = False
+        doubt.begin_epoch()
+        return doubt.is_raised
+
+    for _ in range(4):
+        assert is_due(1e-3)
+        doubt.begin()
+        clock[0] += 1.0
+        doubt.end()
+    assert not is_due(49.0) and not is_due(0.9) and is_due(0.2)
 
 
 class Mine(BatchProcessor):

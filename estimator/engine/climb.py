@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from estimator.engine.cause import CannotTraceError, Cause, place_of
+from estimator.engine.doubt import Doubt
 from estimator.engine.horizon import batches_left
 from estimator.engine.ladder import Ladder
 from estimator.engine.leaves import flatten
@@ -41,7 +42,7 @@ class Climb:
         """Whether all batches are computed eagerly from now on."""
         self.traced: Traced | None = None
         """The program that computes the present batch."""
-        self._watch = Watch()
+        self._watch, self._doubt = Watch(), Doubt()
         self._ladder: Ladder | None = None
         self._proof: Proof | None = None
         self._began = 0.0
@@ -70,6 +71,7 @@ class Climb:
         traced = self.traced = ladder.choose()
         proves = ladder.to_prove()
         if proves is not None:
+            self._doubt.begin()
             self._proof = Proof(self.step, proves, leaves, exact=self.step.engine.exact)
         self._ladder, self._began = ladder, time.perf_counter()
         return None if traced is None else traced.program(leaves)
@@ -85,10 +87,13 @@ class Climb:
             self._prove(ladder, self._proof)
 
     def doubt(self) -> None:
-        """Lets the net be looked at again, and each program be proven again."""
+        """Lets the net be looked at again, and programs be proven again where that is due."""
         self._watch.forget()
-        for ladder in self.ladders.values():
-            ladder.doubt()
+        self._doubt.begin_epoch()
+        if self._doubt.is_raised:
+            self._doubt.is_raised = False
+            for ladder in self.ladders.values():
+                ladder.doubt()
 
     def _check(self) -> None:
         step = self.step
@@ -164,15 +169,17 @@ class Climb:
         return Traced(program, traced.results)
 
     def _prove(self, ladder: Ladder, proof: Proof) -> None:
-        odd, work = proof.difference(), "evaluation" if self.evaluating else "step"
+        odd = proof.difference()
+        self._doubt.end()
+        work = "evaluation" if self.evaluating else "step"
         if odd is None:
             ladder.unproven.remove(proof.traced)
             return
         if proof.traced is ladder.present:
             warnings.warn(
                 f"The replayed {work} gives another {odd} than the eager one by now: a number that "
-                "it cannot see has changed since the last proof, at the earliest with the epoch "
-                "before. Training goes on eagerly. Pass engine='eager' for such a run.",
+                "it cannot see has changed since the last proof. Training goes on eagerly; what was "
+                "computed since then may be wrong. Pass engine='eager' for such a run.",
                 stacklevel=2,
             )
         ladder.refuse(Cause("E108", f"the replayed {work} gave another {odd}"), proof.traced)

@@ -12,10 +12,11 @@ import torch
 from estimator.engine.capture import Recorded
 from estimator.engine.cause import Cause
 from estimator.engine.contest import Contest
+from estimator.engine.doubt import Doubt
 from estimator.engine.horizon import batches_left
 from estimator.engine.ladder import Rung
 from estimator.engine.recording import Named, Shown, Trial, cause_of, shown_by, static_copies
-from estimator.engine.standing import Doubt, Sight
+from estimator.engine.standing import Sight
 
 if TYPE_CHECKING:
     from estimator.engine.graph import GraphStep
@@ -208,8 +209,8 @@ class Form(ABC):
         if self.settled:
             warnings.warn(
                 f"The recorded {work} gives another {odd.name} than the eager one by now: a number "
-                "that it cannot see has changed since the last proof, at the earliest with the "
-                "epoch before. Training goes on eagerly. Pass engine='eager' for such a run.",
+                "that it cannot see has changed since the last proof. Training goes on eagerly; what "
+                "was computed since then may be wrong. Pass engine='eager' for such a run.",
                 stacklevel=2,
             )
             self.scope.is_off = True

@@ -9,12 +9,13 @@ import torch
 
 from estimator.engine.capture import Recorder
 from estimator.engine.cause import CannotTraceError, Cause
+from estimator.engine.doubt import Doubt
 from estimator.engine.leaves import flatten
 from estimator.engine.options import Engine
 from estimator.engine.passes import Passes
 from estimator.engine.recording import Shown, Trial
 from estimator.engine.sharing import SharedGradients
-from estimator.engine.standing import Doubt, Sight
+from estimator.engine.standing import Sight
 from estimator.engine.training_form import TrainingForm
 from estimator.engine.update import Updates
 from estimator.engine.watch import blocked, unseen

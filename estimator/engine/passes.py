@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from estimator.engine.cause import CannotTraceError, Cause
+from estimator.engine.doubt import Doubt
 from estimator.engine.form import Form
 from estimator.engine.leaves import flatten, rebuild
 from estimator.engine.recording import Named, Shown, Trial, record, written
-from estimator.engine.standing import Doubt, Sight
+from estimator.engine.standing import Sight
 from estimator.step import Step
 
 if TYPE_CHECKING:

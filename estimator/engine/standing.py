@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 _PLAIN = (bool, int, float, str, type(None))
 _MOST_CHANGES, _WORTH = 8, 20
 """So many changes are too many, if there are fewer batches to each."""
-_FIRST_PROOFS, _SELDOM = 3, 50
 _FILLED = (list, dict, set, OrderedDict)
 
 
@@ -205,28 +203,3 @@ class Sight:
         if self._changes > _MOST_CHANGES and self.step.seen < self._changes * _WORTH:
             return self._cause
         return Cause("E101", "hooks are attached to a layer") if any(self._hooks) else None
-
-
-class Doubt:
-    """Whether numbers that no look can see may have changed since the last proof.
-
-    After each of the first epochs another proof is asked for, then as often as costs little.
-    """
-
-    def __init__(self) -> None:
-        self.is_raised = False
-        self._proofs, self._began, self._ended = 0, 0.0, 0.0
-
-    def begin_epoch(self) -> None:
-        """Asks for a proof, where one is due."""
-        since, cost = time.perf_counter() - self._ended, self._ended - self._began
-        self.is_raised |= self._proofs <= _FIRST_PROOFS or since > _SELDOM * cost
-
-    def begin(self) -> None:
-        """Notes when a proof begins."""
-        self._began = time.perf_counter()
-
-    def end(self) -> None:
-        """Notes when it ends."""
-        self._ended = time.perf_counter()
-        self._proofs += 1
