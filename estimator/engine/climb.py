@@ -178,8 +178,8 @@ class Climb:
         if proof.traced is ladder.present:
             warnings.warn(
                 f"The replayed {work} gives another {odd} than the eager one by now: a number that "
-                "it cannot see has changed since the last proof. Training goes on eagerly; what was "
-                "computed since then may be wrong. Pass engine='eager' for such a run.",
+                "it cannot see has changed since the last proof. Training goes on eagerly; what "
+                "was computed since then may be wrong. Pass engine='eager' for such a run.",
                 stacklevel=2,
             )
         ladder.refuse(Cause("E108", f"the replayed {work} gave another {odd}"), proof.traced)

@@ -209,8 +209,8 @@ class Form(ABC):
         if self.settled:
             warnings.warn(
                 f"The recorded {work} gives another {odd.name} than the eager one by now: a number "
-                "that it cannot see has changed since the last proof. Training goes on eagerly; what "
-                "was computed since then may be wrong. Pass engine='eager' for such a run.",
+                "that it cannot see has changed since the last proof. Training goes on eagerly; "
+                "what was computed since then may be wrong. Pass engine='eager' for such a run.",
                 stacklevel=2,
             )
             self.scope.is_off = True
