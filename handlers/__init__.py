@@ -1,6 +1,7 @@
 """Pluggable handlers: one file each, over `base`."""
 
 from estimator.handlers.activation_stats import ActivationStatsHandler
+from estimator.handlers.augment import AugmentHandler
 from estimator.handlers.base import (
     EVENTS,
     Band,
@@ -30,6 +31,7 @@ from estimator.handlers.worst_samples import WorstSamplesHandler
 __all__ = [
     "EVENTS",
     "ActivationStatsHandler",
+    "AugmentHandler",
     "Band",
     "CSVLogHandler",
     "CheckpointHandler",

@@ -15,6 +15,7 @@ import broken_handlers as broken
 import numpy as np
 import pytest
 import torch
+from scenes import noisy
 
 from estimator import handlers
 from estimator.handlers import EventHandler, every
@@ -37,6 +38,7 @@ MAKE: dict[str, list[Make]] = {
         lambda folder: handlers.EarlyStoppingHandler("train_loss", patience=2),
         lambda folder: handlers.EarlyStoppingHandler(patience=2, restore_best=True),
     ],
+    "AugmentHandler": [lambda folder: handlers.AugmentHandler(noisy)],
     "EmbeddingHandler": [
         lambda folder: handlers.EmbeddingHandler(folder),
         lambda folder: handlers.EmbeddingHandler(folder, layer="0", every=every(epochs=1)),
@@ -59,6 +61,7 @@ MAKE: dict[str, list[Make]] = {
 SETTINGS: dict[tuple[str, int], dict[str, bool]] = {
     ("CheckpointHandler", 1): {"needs_validation": True},
     ("EMAHandler", 0): {"changes_validation": True},
+    ("AugmentHandler", 0): {"changes_training": True},
     # The best weights are put back at the end.
     ("EarlyStoppingHandler", 1): {"needs_validation": True, "changes_training": True},
 }
