@@ -52,6 +52,11 @@ setup(
         "metrics": [
             "torchmetrics>=1.9,<2",  # more than a hundred metrics with their own states
         ],
+        # Data sets that are kept as image files, and the digits.
+        "datasets": [
+            "Pillow>=10.0",  # image files
+            "scikit-learn>=1.4",  # brings the digits along
+        ],
         # Search for hyper-parameters.
         "search": [
             "optuna>=5,<6",  # samplers, pruners and study storage

@@ -22,6 +22,7 @@ CORE = {"torch", "numpy", "tqdm", "tensorboard", "onnx", "pyyaml"}
 EXTRAS = {
     "report": {"matplotlib", "pillow"},
     "metrics": {"torchmetrics"},
+    "datasets": {"pillow", "scikit-learn"},
     "search": {"optuna"},
     "onnx": {"onnxruntime", "onnxscript"},
 }
