@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-import gzip
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, TensorDataset
 
 from estimator import with_uids
+from estimator.datasets import read_idx
 
 SIDE = 28
 # As many steps of validation as Fashion-MNIST has: 10,000 samples to 60,000.
@@ -114,14 +113,8 @@ def _dataset(images: Tensor, labels: Tensor, *, samples: int) -> TensorDataset:
 
 def _fashion_mnist(root: Path, part: str) -> tuple[Tensor, Tensor]:
     folder = root / "fashion-mnist"
-    images = _idx(folder / f"{part}-images-idx3-ubyte.gz", header=16)
-    labels = _idx(folder / f"{part}-labels-idx1-ubyte.gz", header=8)
-    return images.reshape(-1, 1, SIDE, SIDE), labels
-
-
-def _idx(file: Path, *, header: int) -> Tensor:
-    values = np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8, offset=header)
-    return torch.from_numpy(values.copy())
+    images = read_idx(folder / f"{part}-images-idx3-ubyte.gz", 3)
+    return images.unsqueeze(1), read_idx(folder / f"{part}-labels-idx1-ubyte.gz", 1)
 
 
 def _digits() -> tuple[Tensor, Tensor]:

@@ -1,13 +1,10 @@
-"""The images of the demo: read from files, downloaded where they are missing."""
+"""The images of the demo, and how it ends where they cannot be had."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import importlib.util
 import re
 import runpy
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +13,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from made_data import write_mnist
 
-from estimator import ArgumentError, DataError
+from estimator import ArgumentError
+from estimator.datasets import mnist_files, read_idx
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 
@@ -48,15 +47,11 @@ def test_fashion_mnist_is_read(
     demo_data: ModuleType, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ESTIMATOR_DATA", str(data_root))
-    images, labels, test_images, test_labels = map(
-        demo_data.read_idx, demo_data.fashion_mnist_files()
-    )
-    assert images.shape == (60_000, 28, 28) and test_images.shape == (10_000, 28, 28)
-    assert np.bincount(labels).tolist() == [6000] * 10
-    assert np.bincount(test_labels).tolist() == [1000] * 10
-    assert (images / 255).mean() == pytest.approx(0.2860, abs=1e-4)
-    assert (images / 255).std() == pytest.approx(0.3530, abs=1e-4)
-
+    folder = data_root / "fashion-mnist"
+    images = read_idx(folder / "train-images-idx3-ubyte.gz").numpy()
+    labels = read_idx(folder / "train-labels-idx1-ubyte.gz")
+    test_images = read_idx(folder / "t10k-images-idx3-ubyte.gz").numpy()
+    test_labels = read_idx(folder / "t10k-labels-idx1-ubyte.gz")
     train, val, side, classes, _ = demo_data.fashion_mnist(samples=600)
     assert (len(train), len(val), side, len(classes)) == (600, 100, 28, 10)
     x = torch.stack([train[i][0] for i in range(600)])
@@ -91,94 +86,23 @@ def test_a_wrong_number_of_samples_is_refused(demo_data: ModuleType, samples: in
         demo_data.fashion_mnist(samples)
 
 
-@pytest.fixture
-def origin(demo_data: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in place of the address to download from, with four small files."""
-    folder = tmp_path / "origin"
-    folder.mkdir()
-    sums = {}
-    for number, name in enumerate(demo_data.CHECKSUMS):
-        header = bytes([0, 0, 8, 2]) + (2).to_bytes(4, "big") + (3).to_bytes(4, "big")
-        content = gzip.compress(header + bytes(range(number, number + 6)))
-        (folder / name).write_bytes(content)
-        sums[name] = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(demo_data, "CHECKSUMS", sums)
-    monkeypatch.setattr(demo_data, "ADDRESS", folder.as_uri())
+def test_a_download_that_fails_ends_the_demo_with_its_message(
+    demo_here: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("ESTIMATOR_DATA", raising=False)
-    return folder
-
-
-def test_files_are_downloaded_once(demo_data: ModuleType, origin: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "deep/cache"
-    files = demo_data.fashion_mnist_files(cache)
-    assert files == [cache / name for name in demo_data.CHECKSUMS]
-    assert sorted(cache.iterdir()) == sorted(files)
-    for number, file in enumerate(files):
-        assert file.read_bytes() == (origin / file.name).read_bytes()
-        assert demo_data.read_idx(file).tolist() == (np.arange(6).reshape(2, 3) + number).tolist()
-        (origin / file.name).unlink()
-    assert demo_data.fashion_mnist_files(cache) == files
-
-
-def test_a_corrupted_download_is_not_kept(
-    demo_data: ModuleType, origin: Path, tmp_path: Path
-) -> None:
-    first, bad, *later = demo_data.CHECKSUMS
-    (origin / bad).write_bytes((origin / bad).read_bytes()[:-1])
+    monkeypatch.setattr(mnist_files, "FASHION_ADDRESS", (tmp_path / "nowhere").as_uri())
     cache = tmp_path / "cache"
-    with pytest.raises(DataError, match=rf"{bad} could not be .* another SHA-256 sum") as caught:
-        demo_data.fashion_mnist_files(cache)
-    assert [path.name for path in cache.iterdir()] == [first]
-    assert all(name in str(caught.value) for name in (first, bad, *later, str(cache), "yourself"))
+    with pytest.raises(SystemExit) as caught:
+        demo_here("--data", "fashion-mnist", "--cache", str(cache))
+    assert f"put the file into {cache / 'fashion-mnist'} yourself" in str(caught.value)
 
 
-def test_a_damaged_file_of_the_cache_is_replaced(
-    demo_data: ModuleType, origin: Path, tmp_path: Path
-) -> None:
-    files = demo_data.fashion_mnist_files(tmp_path)
-    files[2].write_bytes(b"half")
-    demo_data.fashion_mnist_files(tmp_path)
-    assert files[2].read_bytes() == (origin / files[2].name).read_bytes()
-
-
-@pytest.mark.usefixtures("origin")
-def test_an_unreachable_host_says_which_files_to_put_where(
-    demo_data: ModuleType,
-    demo_here: Callable[..., None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    cache = tmp_path / "cache"
-    with socket.socket() as closed:
-        # Bound and not listening: nothing else can answer there, and a call is refused at once.
-        closed.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(demo_data, "ADDRESS", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        monkeypatch.setenv("no_proxy", "*")
-        with pytest.raises(SystemExit) as caught:
-            demo_here("--data", "fashion-mnist", "--cache", str(cache))
-    message = str(caught.value)
-    assert "refused" in message and f"into {cache} yourself" in message
-    assert all(name in message for name in demo_data.CHECKSUMS)
-    assert list(cache.iterdir()) == []
-
-
-@pytest.mark.usefixtures("origin")
-def test_a_cache_that_cannot_be_made_is_told(demo_data: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="could not be downloaded .*(File exists|Not a directory)"):
-        demo_data.fashion_mnist_files(tmp_path / "file")
-
-
-def test_nothing_is_downloaded_into_the_folder_of_the_user(
-    demo_data: ModuleType, origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_wrong_files_of_the_user_end_the_demo_with_their_message(
+    demo_here: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ESTIMATOR_DATA", str(tmp_path))
-    folder = tmp_path / "fashion-mnist"
-    folder.mkdir()
-    first, second, *_ = demo_data.CHECKSUMS
-    (folder / first).write_bytes((origin / first).read_bytes())
-    (folder / second).write_bytes(b"other")
-    with pytest.raises(DataError, match="are missing or damaged") as caught:
-        demo_data.fashion_mnist_files()
-    assert first not in str(caught.value) and second in str(caught.value)
-    assert len(list(folder.iterdir())) == 2
+    folder = write_mnist(tmp_path / "fashion-mnist")
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(b"other")
+    with pytest.raises(SystemExit, match=r"train-labels-idx1-ubyte\.gz: an IDX file begins with"):
+        demo_here("--data", "fashion-mnist")
+    assert len(list(folder.iterdir())) == 4
