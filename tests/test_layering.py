@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HANDLERS = "estimator.handlers"
 SUB_PACKAGES = {
-    *("sequences", "transforms", "datasets", "outputs", "layers", "report", "runs", "sessions"),
-    *("search", "architecture", "explain", "export", "testing"),
+    *("sequences", "transforms", "datasets", "outputs", "losses", "layers", "report", "runs"),
+    *("sessions", "search", "architecture", "explain", "export", "testing"),
 }
 PARTS_OF_BASE = {"_errors", "_folder", "_monitor", "_schedule"}
 OUTSIDE = {"tests", "benchmarks", "tutorials", "handlers", "conftest"}
