@@ -15,6 +15,7 @@ from estimator.handlers.base import (
 )
 from estimator.handlers.checkpoint import CheckpointHandler, best_checkpoint, load_checkpoint
 from estimator.handlers.csv_log import CSVLogHandler
+from estimator.handlers.cutmix import CutMixHandler
 from estimator.handlers.early_stopping import EarlyStoppingHandler
 from estimator.handlers.ema import EMAHandler
 from estimator.handlers.embedding import EmbeddingHandler
@@ -22,6 +23,7 @@ from estimator.handlers.gradient_stats import GradientStatsHandler
 from estimator.handlers.logging import LoggingHandler
 from estimator.handlers.lr_recorder import LRRecorderHandler
 from estimator.handlers.metric import MetricHandler
+from estimator.handlers.mixup import MixUpHandler
 from estimator.handlers.nan import NaNHandler
 from estimator.handlers.progress import ProgressHandler
 from estimator.handlers.tensorboard import TensorBoardHandler
@@ -35,6 +37,7 @@ __all__ = [
     "Band",
     "CSVLogHandler",
     "CheckpointHandler",
+    "CutMixHandler",
     "EMAHandler",
     "EarlyStoppingHandler",
     "EmbeddingHandler",
@@ -44,6 +47,7 @@ __all__ = [
     "LRRecorderHandler",
     "LoggingHandler",
     "MetricHandler",
+    "MixUpHandler",
     "Monitor",
     "NaNHandler",
     "ProgressHandler",

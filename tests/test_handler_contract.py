@@ -15,6 +15,7 @@ import broken_handlers as broken
 import numpy as np
 import pytest
 import torch
+from picture_runs import OF_PICTURES
 from scenes import noisy
 
 from estimator import handlers
@@ -33,6 +34,7 @@ MAKE: dict[str, list[Make]] = {
         lambda folder: handlers.CheckpointHandler(folder),
         lambda folder: handlers.CheckpointHandler(folder, monitor="val_loss", every=every(50)),
     ],
+    "CutMixHandler": [lambda folder: handlers.CutMixHandler(3)],
     "EMAHandler": [lambda folder: handlers.EMAHandler(0.9)],
     "EarlyStoppingHandler": [
         lambda folder: handlers.EarlyStoppingHandler("train_loss", patience=2),
@@ -52,13 +54,16 @@ MAKE: dict[str, list[Make]] = {
         lambda folder: handlers.LoggingHandler(every=every(50)),
     ],
     "MetricHandler": [lambda folder: handlers.MetricHandler()],
+    "MixUpHandler": [lambda folder: handlers.MixUpHandler(3)],
     "NaNHandler": [lambda folder: handlers.NaNHandler()],
     "ProgressHandler": [lambda folder: handlers.ProgressHandler()],
     "TensorBoardHandler": [lambda folder: handlers.TensorBoardHandler(folder, every=every(50))],
     "TimeLimitHandler": [lambda folder: handlers.TimeLimitHandler(3600)],
     "WorstSamplesHandler": [lambda folder: handlers.WorstSamplesHandler(folder, worst=2)],
 }
-SETTINGS: dict[tuple[str, int], dict[str, bool]] = {
+SETTINGS: dict[tuple[str, int], dict[str, Any]] = {
+    ("CutMixHandler", 0): {"changes_training": True, **OF_PICTURES},
+    ("MixUpHandler", 0): {"changes_training": True},
     ("CheckpointHandler", 1): {"needs_validation": True},
     ("EMAHandler", 0): {"changes_validation": True},
     ("AugmentHandler", 0): {"changes_training": True},
