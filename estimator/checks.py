@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from estimator.described import describing
 from estimator.handlers.base import DataError
 from estimator.loss import Losses, as_losses, settings_of
 from estimator.loss_kinds import ELEMENTWISE, OVER_CLASSES
+from estimator.modes import modes_kept
+from estimator.predicting import Predicting
 from estimator.processor import BatchProcessor, describe
 from estimator.randomness import random_state_kept
 from estimator.run import Run
@@ -34,6 +37,42 @@ def _untouched(net: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for module, name, buffer, value in buffers:
                     setattr(module, name, buffer.copy_(value))  # forward may have put another there
+
+
+def ask_net(run: Run, batch: Any, *, training: bool) -> None:
+    """Lets a net without a loss say itself, by what it returns, how its outputs are judged.
+
+    Args:
+        run: A run before its first step.
+        batch: What the loader yielded; only dicts are taken to such a net.
+        training: Which mode the net is in.
+    """
+    stats, step, own = run.stats, run.step, run.step.processor
+    if own.has_loss or own.target_keys is not None:
+        return
+    # The targets are not known yet.
+    step.processor, stats.phase, phase = Predicting(own), "predict", stats.phase
+    try:
+        step.open(batch)
+        if not isinstance(stats.batch, Mapping):
+            return
+        initialise_lazy(run, batch)
+        step.open(batch)
+        with _untouched(run.net), modes_kept(run.net), torch.no_grad(), run.runtime.autocast:
+            run.net.train(training)
+            outputs = own.forward(stats.inputs)
+    except Exception as error:
+        error.add_note(
+            "Without a loss, the net was run on a first batch to see whether its outputs bring one "
+            f"along: inputs {describe(stats.inputs)}."
+        )
+        raise
+    finally:
+        step.processor, stats.phase = own, phase
+        stats.clear_batch()
+    kind = describing(outputs)
+    if kind is not None:
+        run.judge_by(*kind.judge(outputs, own))
 
 
 def initialise_lazy(run: Run, batch: Any) -> None:

@@ -47,7 +47,8 @@ class Estimator:
         net: Any module.
         loss: A callable `(outputs, targets)`, or several in a dict
             (`name -> callable` or `name -> (callable, weight)`, paired with the same keys of
-            outputs and targets) or in a list (paired by position). None for nets that are only
+            outputs and targets) or in a list (paired by position). None for nets that return
+            outputs of `estimator.outputs`, which bring loss and metrics along, that are only
             asked to predict, or whose `processor` computes the loss.
         metrics: The same three forms. One metric is a name ("accuracy", "top5_accuracy", "mae",
             "mse", "rmse", "f1", "perplexity", "auroc"), a function `(outputs, targets)`, a
@@ -202,11 +203,6 @@ class Estimator:
         Returns:
             Values by name, such as `{"loss": 0.31, "accuracy": 0.91}`.
         """
-        if not self.processor.has_loss and not self.metrics.names:
-            raise ArgumentError(
-                "evaluate needs something to measure; this Estimator has loss=None and "
-                "metrics=None. Give it one of them."
-            )
         chosen = chosen_handlers(self.handlers, handlers)
         return run_pass(self, data, "evaluate", chosen, batch_size).stats.val
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from estimator.agreement import Agreement
-from estimator.checks import check_batch, initialise_lazy
+from estimator.checks import ask_net, check_batch, initialise_lazy
 from estimator.data import Source
 from estimator.dispatch import Dispatch
 from estimator.distributed import join
@@ -73,11 +73,6 @@ def build_run(
     world = join(device)
     options = options._replace(progress=options.progress and world.rank == 0)
     epochs, iterations = _targets(options)
-    if not est.processor.has_loss:
-        raise ArgumentError(
-            "Estimator(loss=...) is needed to train; received None. Pass a callable "
-            "(outputs, targets) such as torch.nn.CrossEntropyLoss(), or a processor with a loss."
-        )
     hooks = Dispatch(handlers)
     if isinstance(val, (int, float)):
         train, val = split_fraction(train, float(val), options.seed)
@@ -95,17 +90,17 @@ def build_run(
     warn_of_batch_size(options.batch_size, *sources)
     part_streams(world, options.seed)
     run.step.group_by(options.accumulate)
-    criterion = est.processor.criterion
-    grouped = options.accumulate > 1 or world.size > 1
-    if grouped and criterion is not None and not criterion.exact_in_groups:
-        warnings.warn(
-            f"fit(accumulate={options.accumulate}) weighs each of several losses by samples, also "
-            "over processes; received losses that leave targets out, weigh classes or add samples "
-            "up, whose gradient is then not exactly the group's. Combine them in one callable "
-            "with a method item_count(outputs, targets).", stacklevel=3,
-        )  # fmt: skip
     with residence.kept_unless_error():
         _first_batches(est, run, trainers, options)
+        criterion = run.step.processor.criterion
+        grouped = options.accumulate > 1 or world.size > 1
+        if grouped and criterion is not None and not criterion.exact_in_groups:
+            warnings.warn(
+                f"fit(accumulate={options.accumulate}) weighs each of several losses by samples, "
+                "also over processes; received losses that leave targets out, weigh classes or "
+                "add samples up, whose gradient is then not exactly the group's. Combine them in "
+                "one callable with a method item_count(outputs, targets).", stacklevel=3,
+            )  # fmt: skip
         _say_served(sources, options)
         run.config = _config(est, options)
         say_if_ends_only(run, show=options.progress)
@@ -231,6 +226,13 @@ def _first_batches(est: Estimator, run: Run, trainers: Trainers, options: FitOpt
     run.runtime.prepare(run.net)
     run.net.train()
     batch = run.train_source.first()
+    ask_net(run, batch, training=True)
+    if not run.step.processor.has_loss:
+        raise ArgumentError(
+            "Estimator(loss=...) is needed to train; received None. Pass a callable "
+            "(outputs, targets) such as torch.nn.CrossEntropyLoss(), a processor with a loss, or "
+            "a net that returns outputs of estimator.outputs for batches that are dicts."
+        )
     initialise_lazy(run, batch)
     run.step.shard()
     _bind_trainers(est, run, trainers, options)

@@ -127,7 +127,7 @@ def per_sample(loss: LossFunction, outputs: Any, targets: Any) -> torch.Tensor:
     Raises:
         DataError: The loss cannot be computed for one sample alone.
     """
-    single = _without_reduction(loss)
+    single = without_reduction(loss)
     result = loss(outputs, targets) if single is None else single(outputs, targets)
     if isinstance(result, torch.Tensor) and result.ndim:
         return _mean_over_items(result, targets, setting_of(loss))
@@ -157,7 +157,8 @@ def _takes_reduction(function: Any) -> bool:
         return False
 
 
-def _without_reduction(loss: LossFunction) -> LossFunction | None:
+def without_reduction(loss: LossFunction) -> LossFunction | None:
+    """A copy of a loss that gives single values; None where it has no setting `reduction`."""
     if isinstance(loss, nn.Module):
         if not isinstance(getattr(loss, "reduction", None), str):
             return None

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.nn.utils.rnn import PackedSequence
 
+from estimator.described import plain
 from estimator.processor import BatchProcessor, positional_parameters
 
 
@@ -32,7 +33,7 @@ class Predicting(BatchProcessor):
             keys = self.inner.target_names(batch)
             if all(key in batch for key in keys) and keys:
                 return self.inner.split(batch)
-            return self.inner.inputs_of(batch, keys), None
+            return self.inner.inputs_of(self._wanted(batch, keys), keys), None
         if not isinstance(batch, (tuple, list)) or isinstance(batch, PackedSequence):
             return batch, None
         if len(batch) == 1:
@@ -43,10 +44,21 @@ class Predicting(BatchProcessor):
             return tuple(batch), None
         return self.inner.split(batch)
 
+    def _wanted(self, batch: Mapping[str, Any], keys: list[str]) -> Mapping[str, Any]:
+        """What a net takes of a batch whose targets nobody has named: its parameters, by name."""
+        keywords = self.inner.keywords
+        known = keywords is not None and not self.inner.whole_batch and not keys
+        named = {k: v for k, v in batch.items() if known and keywords and k in keywords}
+        return named or batch
+
     def size(self, inputs: Any, targets: Any) -> int:
         """What the user's processor counts."""
         return self.inner.size(inputs, targets)
 
+    def forward(self, inputs: Any) -> Any:
+        """What the user's processor runs in training."""
+        return self.inner.forward(inputs)
+
     def evaluate_forward(self, inputs: Any) -> Any:
         """What the user's processor runs."""
-        return self.inner.evaluate_forward(inputs)
+        return plain(self.inner.evaluate_forward(inputs))

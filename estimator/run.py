@@ -70,6 +70,18 @@ class Run:
         self._resumes: dict[str, Any] | None = None
         stats.metrics = self.train_metrics
 
+    def judge_by(self, processor: BatchProcessor, metrics: MetricSet) -> None:
+        """Takes over a loss and metrics that the net has brought along, before the first step."""
+        self.step.processor = processor
+        for module in processor.criterion.modules() if processor.criterion is not None else ():
+            module.to(self.runtime.device)
+        if self.train_metrics.names:  # what the user gave comes before what the net brings
+            return
+        if self.runtime.world.size > 1:
+            metrics.check_merge()
+        self.train_metrics, self.evaluation.metrics = metrics.copy(), metrics.copy()
+        self.stats.metrics = self.train_metrics
+
     def begin(self, resumes: dict[str, Any] | None = None) -> None:
         """Starts schedules and clocks, and checks the values that schedulers follow.
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from estimator import loop
+from estimator.checks import ask_net
 from estimator.data import Source
 from estimator.dispatch import Dispatch
 from estimator.distributed import join
 from estimator.engine.options import Engine
 from estimator.fitting import new_run, warn_of_batch_size
-from estimator.handlers.base import EventHandler
+from estimator.handlers.base import ArgumentError, EventHandler
 from estimator.predicting import Predicting
 from estimator.residence import Residence
 from estimator.run import Run
@@ -52,9 +53,24 @@ def run_pass(
         world=run.runtime.world, residence=Residence(placed.device, Engine(data="host")),
     )  # fmt: skip
     warn_of_batch_size(batch_size, source)
-    run.begin()
     try:
+        if phase == "evaluate":
+            _find_judge(run, source)
+        run.begin()
         loop.evaluate(run, source, phase)
     finally:
+        source.release()
         run.step.leave()
     return run
+
+
+def _find_judge(run: Run, source: Source) -> None:
+    """Makes sure that there is a loss or a metric; a net may bring them along."""
+    if not run.step.processor.has_loss:
+        ask_net(run, source.first(), training=False)
+    if not run.step.processor.has_loss and not run.train_metrics.names:
+        raise ArgumentError(
+            "evaluate needs something to measure; this Estimator has loss=None and "
+            "metrics=None. Give it one of them, or a net that returns outputs of "
+            "estimator.outputs for batches that are dicts."
+        )

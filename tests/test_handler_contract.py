@@ -24,11 +24,10 @@ from estimator.testing import HandlerContract
 from estimator.testing._watch import counted_reads, difference
 
 Make = Callable[[Path], EventHandler]
+EACH = every(epochs=1)
 
 MAKE: dict[str, list[Make]] = {
-    "ActivationStatsHandler": [
-        lambda folder: handlers.ActivationStatsHandler(folder, every=every(epochs=1))
-    ],
+    "ActivationStatsHandler": [lambda folder: handlers.ActivationStatsHandler(folder, every=EACH)],
     "CSVLogHandler": [lambda folder: handlers.CSVLogHandler(folder / "history.csv")],
     "CheckpointHandler": [
         lambda folder: handlers.CheckpointHandler(folder),
@@ -46,7 +45,7 @@ MAKE: dict[str, list[Make]] = {
         lambda folder: handlers.EmbeddingHandler(folder, layer="0", every=every(epochs=1)),
     ],
     "GradientStatsHandler": [
-        lambda folder: handlers.GradientStatsHandler(folder, every=every(epochs=1), histograms=True)
+        lambda folder: handlers.GradientStatsHandler(folder, every=EACH, histograms=True)
     ],
     "LRRecorderHandler": [lambda folder: handlers.LRRecorderHandler(folder, tensorboard=True)],
     "LoggingHandler": [

@@ -54,6 +54,8 @@ class Metric(ABC):
 
     name: str
     higher_is_better: bool | None = None
+    is_loss: ClassVar[bool] = False
+    """Whether it is the loss itself, exact over samples, and so takes the column `loss`."""
 
     @abstractmethod
     def reset(self) -> None:

@@ -67,7 +67,7 @@ class MetricSet:
                 f"metrics: two metrics are called {name!r}, and each needs its own column. Give "
                 f"one another name, as in {type(metric).__name__}(..., name='other')."
             )
-        if name == "loss":
+        if name == "loss" and not metric.is_loss:
             raise ArgumentError(
                 "metrics: 'loss' is the name of the loss's own column. Give the metric another "
                 f"name, as in {type(metric).__name__}(..., name='other')."
@@ -97,6 +97,9 @@ class MetricSet:
             hint = nearest(name, self._metrics)
             raise ArgumentError(f"name must be that of a metric, received {name!r}. {hint}")
         return self._metrics[name].higher_is_better
+
+    def __getitem__(self, name: str) -> Metric:
+        return self._metrics[name]
 
     def reset(self) -> None:
         """Forgets all batches."""
