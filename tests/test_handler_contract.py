@@ -62,10 +62,9 @@ MAKE: dict[str, list[Make]] = {
 }
 SETTINGS: dict[tuple[str, int], dict[str, Any]] = {
     ("CutMixHandler", 0): {"changes_training": True, **OF_PICTURES},
-    ("MixUpHandler", 0): {"changes_training": True},
     ("CheckpointHandler", 1): {"needs_validation": True},
     ("EMAHandler", 0): {"changes_validation": True},
-    ("AugmentHandler", 0): {"changes_training": True},
+    **{(name, 0): {"changes_training": True} for name in ("AugmentHandler", "MixUpHandler")},
     # The best weights are put back at the end.
     ("EarlyStoppingHandler", 1): {"needs_validation": True, "changes_training": True},
 }
