@@ -259,7 +259,8 @@ def _taking_of(loader: DataLoader[Any], residence: Residence | None) -> Taking |
 def _asked_for(sampler: Any) -> int:
     """How many samples a sampler takes its dataset to have, as far as it says."""
     if isinstance(sampler, ResumableSampler):
-        return sampler.samples
+        # An epoch may have more draws than there are samples.
+        return getattr(sampler, "population", sampler.samples)
     source = getattr(getattr(sampler, "sampler", None), "data_source", ())
     return length_of(source) or 0
 
