@@ -41,10 +41,11 @@ check: $(INSTALLED) ## lint, format and strict types
 	cd $(TYPED) && $(CURDIR)/$(PY) -m mypy --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache estimator tests
 
-bench: $(INSTALLED) ## time the loop and its engine against loops written by hand (half an hour)
+bench: $(INSTALLED) ## time the loop and its engine against loops written by hand (an hour)
 	$(PY) benchmarks/checkpoint.py
 	$(PY) benchmarks/loop.py
 	$(PY) benchmarks/engine.py
+	$(PY) benchmarks/sequences.py
 	$(PY) benchmarks/page.py
 
 docs-test: $(INSTALLED) ## run every example of the README, the guide and the docstrings
