@@ -149,7 +149,7 @@ GPU = _workloads(
 )
 
 LEFT_OUT = {
-    "C9": "a loader that reuses samples while slow workers make new ones has benchmarks/sequences.py",
+    "C9": "a loader that reuses samples while workers make new ones is in benchmarks/sequences.py",
 }
 """What the suite names and nobody can measure, with its reason."""
 
