@@ -3,67 +3,21 @@
 from __future__ import annotations
 
 import ast
-import base64
-import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import numpy as np
 import pytest
-from nbclient import NotebookClient
+from notebook_runs import TUTORIALS, Executed, complaints, execute, read
 from PIL import Image
 
-TUTORIALS = Path(__file__).parents[1] / "tutorials"
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
 
 
-def read(path: Path) -> Any:
-    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]  # of nbformat
-
-
-class Executed:
-    """An executed notebook, whose cells are found by their ids."""
-
-    def __init__(self, notebook: Any, folder: Path) -> None:
-        self.cells = {cell.id: cell for cell in notebook.cells}
-        self.folder = folder
-
-    def outputs(self, cell: str) -> list[Any]:
-        found: list[Any] = self.cells[cell].outputs
-        return found
-
-    def printed(self, cell: str) -> str:
-        return "".join(o.text for o in self.outputs(cell) if o.get("name") == "stdout")
-
-    def result(self, cell: str) -> str:
-        (result,) = [o for o in self.outputs(cell) if o.output_type == "execute_result"]
-        return str(result.data["text/plain"])
-
-    def picture(self, cell: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        (encoded,) = [o.data["image/png"] for o in self.outputs(cell) if "data" in o]
-        with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
-            return np.asarray(image.convert("RGB"))
-
-
 @pytest.fixture(scope="module")
-def first_fit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executed]:
-    folder = tmp_path_factory.mktemp("first_fit")
-    home = tmp_path_factory.mktemp("jupyter")
-    notebook = read(TUTORIALS / "01_first_fit.ipynb")
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
-            patch.setenv(variable, str(home / variable.lower()))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        NotebookClient(
-            notebook,
-            timeout=120,
-            kernel_name="python3",
-            resources={"metadata": {"path": str(folder)}},
-        ).execute()
-    yield Executed(notebook, folder)
+def first_fit(tmp_path_factory: pytest.TempPathFactory) -> Executed:
+    return execute("01_first_fit.ipynb", tmp_path_factory)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -89,10 +43,7 @@ def test_links_of_notebooks_lead_somewhere(path: Path) -> None:
 
 
 def test_every_cell_runs_without_a_complaint(first_fit: Executed) -> None:
-    for name, cell in first_fit.cells.items():
-        for output in cell.get("outputs", []):
-            assert output.output_type != "error", name
-            assert "Warning" not in output.get("text", ""), name
+    assert complaints(first_fit) == []
 
 
 def test_the_net_learns(first_fit: Executed) -> None:
