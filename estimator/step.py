@@ -106,6 +106,8 @@ class Step:
             batch, stats.uids = batch
         elif isinstance(batch, Mapping):
             stats.uids = batch.get(UID)
+        if batch is None:
+            raise _no_batch(stats)
         if self.needs_uids and stats.uids is None:
             raise _no_uids(batch)
         stats.batch = batch
@@ -204,6 +206,14 @@ def check_strategy(strategy: object) -> None:
             f"fit(strategy=...) must be 'ddp', 'fsdp2' or None; received {strategy!r}. "
             f"{nearest(str(strategy), get_args(Strategy))}"
         )
+
+
+def _no_batch(stats: TrainStats) -> DataError:
+    number = "a batch" if stats.batch_index is None else f"batch {stats.batch_index + 1}"
+    return DataError(
+        f"the {stats.phase} data must yield batches; received None as {number}. Does the "
+        "collate_fn of the loader, or the generator, end with a return?"
+    )
 
 
 def _no_uids(batch: Any) -> DataError:

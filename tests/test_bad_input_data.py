@@ -12,7 +12,7 @@ from bad_calls import Case, X, Y, check_refused, est, fit
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from estimator import ArgumentError, ArgumentTypeError, DataError
+from estimator import ArgumentError, ArgumentTypeError, BatchProcessor, DataError, Estimator
 from estimator.handlers import WorstSamplesHandler
 
 CE = nn.CrossEntropyLoss()
@@ -278,6 +278,30 @@ def test_an_evaluation_without_batches_is_refused(phase: str) -> None:
         "predict": lambda: est().predict(Gone()),
     }
     with pytest.raises(DataError, match=r"must yield at least one batch an epoch; it yielded none"):
+        calls[phase]()
+
+
+def broken_collate(rows: Any) -> None:
+    """Forgets its return."""
+
+
+@pytest.mark.parametrize("phase", ["train", "validation", "evaluate", "predict"])
+def test_a_loader_that_yields_nothing_is_told_before_users_split(phase: str) -> None:
+    class Pair(BatchProcessor):
+        def split(self, batch: Any) -> tuple[Any, Any]:
+            x, y = batch
+            return x, y
+
+    loader = DataLoader(TensorDataset(X, Y), collate_fn=broken_collate)
+    by = Estimator(nn.Linear(4, 3), CE, processor=Pair())
+    calls: dict[str, Any] = {
+        "train": lambda: by.fit(loader, progress=False),
+        "validation": lambda: by.fit((X, Y), val=loader, progress=False),
+        "evaluate": lambda: by.evaluate(loader),
+        "predict": lambda: by.predict(loader),
+    }
+    text = f"the {phase} data must yield batches; received None as .*collate_fn"
+    with pytest.raises(DataError, match=text):
         calls[phase]()
 
 
