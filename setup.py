@@ -57,6 +57,10 @@ setup(
             "Pillow>=10.0",  # image files
             "scikit-learn>=1.4",  # brings the digits along
         ],
+        # Scores of texts.
+        "text": [
+            "sacrebleu>=2.4,<3",  # BLEU of translations
+        ],
         # Search for hyper-parameters.
         "search": [
             "optuna>=5,<6",  # samplers, pruners and study storage

@@ -23,6 +23,7 @@ EXTRAS = {
     "report": {"matplotlib", "pillow"},
     "metrics": {"torchmetrics"},
     "datasets": {"pillow", "scikit-learn"},
+    "text": {"sacrebleu"},
     "search": {"optuna"},
     "onnx": {"onnxruntime", "onnxscript"},
 }
