@@ -27,8 +27,11 @@ from estimator.handlers import EarlyStoppingHandler
 
 
 def word_vectors(words: int, size: int) -> nn.Embedding:
-    """Small random vectors, so that the net soon sees more in a word than its first vector."""
-    return nn.Embedding.from_pretrained(0.1 * torch.randn(words, size), False, PAD)
+    """Small random vectors, so that what is learned soon counts for more; padding is 0."""
+    embed = nn.Embedding(words, size, padding_idx=PAD)
+    with torch.no_grad():
+        embed.weight.mul_(0.1)
+    return embed
 
 
 class TextCNN(nn.Module):
@@ -114,7 +117,7 @@ def train(name: str, data: Data, seed: int, epochs: int, rate: float) -> dict[st
     est = Estimator(NETS[name](data.words), nn.CrossEntropyLoss(), ["accuracy"])
     stats = est.fit(
         data.train, data.val, epochs, Trainer("adam", lr=rate),
-        handlers=EarlyStoppingHandler("val_accuracy", patience=3, restore_best=True),
+        handlers=EarlyStoppingHandler("val_accuracy", patience=2, restore_best=True),
     )  # fmt: skip
     seconds = round(time.perf_counter() - began)
     best = stats.best["val_accuracy"]

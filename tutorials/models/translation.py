@@ -5,8 +5,8 @@ it is given its own: the best one (greedy), or several of the best (beam).
 
     python tutorials/models/translation.py --data FOLDER [--quick]
 
-FOLDER has the folder multi30k; the environment variable ESTIMATOR_DATA names it as well. The score,
-BLEU, needs sacrebleu: pip install 'torch-estimator[text]'.
+FOLDER has the folder multi30k; ESTIMATOR_DATA names it as well. BLEU, the score of translations,
+needs sacrebleu: pip install 'torch-estimator[text]'.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Encoder(nn.Module):
         lengths = (source != text.PAD).sum(1).cpu()
         x = pack_padded_sequence(self.embed(source), lengths, True, enforce_sorted=False)
         states, last = self.rnn(x)
-        return pad_packed_sequence(states, batch_first=True)[0], torch.cat([last[0], last[1]], 1)
+        states, _ = pad_packed_sequence(states, True, total_length=source.shape[1])
+        return states, torch.cat([last[0], last[1]], 1)
 
 
 class Decoder(nn.Module):
@@ -106,12 +107,14 @@ class Translating(BatchProcessor):
 
 def read(args: Namespace) -> Any:
     """Loaders of the three parts, both vocabularies, and the German sentences of the test."""
-    splits, few = multi30k(args.data), 1000 if args.quick else None
-    parts = [[side[:few] for side in part] for part in (splits.train, splits.val, splits.test)]
-    known = [text.Vocabulary(map(text.words, side), min_count=2 if few else 3) for side in parts[0]]
+    data = multi30k(args.data)
+    parts = [data.train, data.val, data.test]
+    if args.quick:
+        parts = [[side[:n] for side in p] for p, n in zip(parts, (1000, 200, 200), strict=True)]
+    batch_size, min_count = (32, 2) if args.quick else (64, 3)
+    known = [text.Vocabulary(map(text.words, side), min_count) for side in parts[0]]
     rows = [[text.encode_pair(known, pair) for pair in zip(*part, strict=True)] for part in parts]
-    loaders = text.loaders(*rows, collate=text.pad_all, batch_size=32 if few else 64)
-    return loaders, known, parts[2][1]
+    return text.loaders(*rows, collate=text.pad_all, batch_size=batch_size), known, parts[2][1]
 
 
 def train(data: Any, bleu: Any, seed: int, epochs: int, size: int) -> dict[str, Any]:
@@ -125,7 +128,7 @@ def train(data: Any, bleu: Any, seed: int, epochs: int, size: int) -> dict[str, 
     trainers = {"encoder": trainer(params="encoder"), "decoder": trainer(params="decoder")}
     stats = est.fit(train, val, epochs, trainers)
     row = {"seed": seed, "epochs": epochs, "seconds": round(time.perf_counter() - began)}
-    row |= {"val loss": stats["val_loss"][-1], "by frequency": text.loss_by_frequency(train, val)}
+    row |= {"val loss": stats.val["loss"], "by frequency": text.loss_by_frequency(train, val)}
     for beams in (1, 5):
         found = Estimator(net, processor=Translating(beams)).predict(test)
         texts = [text.sentence(known[1].decode(numbers)) for numbers in found.tolist()]
