@@ -81,6 +81,7 @@ setup(
             "mypy>=1.13",  # checks types
             "types-PyYAML>=6.0",  # types of PyYAML
             "types-tqdm>=4.66",  # types of tqdm
+            "pycocotools>=2.0.8",  # reference values of average precision
             "scikit-learn>=1.4",  # the digits of the demo, and reference values of metrics
             "nbclient>=0.10",  # executes the notebooks of the tutorials
             "nbformat>=5.10",  # reads them
