@@ -25,6 +25,8 @@ def normalizer(images: Tensor) -> nn.Module:
         images: To train on, shape (N, C, H, W) uint8; the first thousands of them are enough.
     """
     std, mean = torch.std_mean(images[:5_000] / 255, dim=(0, 2, 3))
+    # A channel may be empty.
+    std = torch.where(std > 0, std, 1.0)
     return Normalize(mean.tolist(), std.tolist()).layer()
 
 

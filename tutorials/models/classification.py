@@ -64,6 +64,9 @@ TASKS = {
 }  # fmt: skip
 
 
+USUAL = ["fashion-mnist", "cifar-10-subset"]
+
+
 def train(name: str, task: Task, data: Splits, seed: int, *, epochs: int, scale: float) -> Any:
     """Trains a net, and says what it reached on pictures that it has not seen."""
     torch.manual_seed(seed)
@@ -93,7 +96,7 @@ def train(name: str, task: Task, data: Splits, seed: int, *, epochs: int, scale:
 def main() -> None:
     args = arguments(
         __doc__,
-        sets={"nargs": "+", "choices": list(TASKS), "default": ["fashion-mnist", "cifar-10-subset"]},
+        sets={"nargs": "+", "choices": list(TASKS), "default": USUAL},
         nets={"nargs": "+", "choices": list(NETS), "default": list(NETS)},
         scale={"type": float, "help": "multiplies the widths of the nets"},
     )  # fmt: skip

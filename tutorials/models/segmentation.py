@@ -28,7 +28,6 @@ from estimator.datasets import Splits, dsb2018_nuclei, shapes
 from estimator.handlers import AugmentHandler
 from estimator.transforms import Compose, RandomCrop, RandomFlip
 
-
 RATE = 4e-3
 """The highest of the cycle."""
 
