@@ -62,8 +62,6 @@ TASKS = {
         lambda _: digits(), RandomCrop(8, 1), 8, 32, {"AlexNet": 0.9, "ResNet-18": 0.9}
     ),
 }  # fmt: skip
-
-
 USUAL = ["fashion-mnist", "cifar-10-subset"]
 
 
