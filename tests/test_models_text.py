@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import itertools
+import os
 import random
 import re
 import runpy
@@ -22,6 +23,8 @@ from torch.utils.data import DataLoader
 from estimator import DataError, Estimator
 
 MODELS = Path(__file__).parents[1] / "tutorials/models"
+REAL = os.environ.get("ESTIMATOR_DATA")
+QUICK = ["--quick", "--epochs", "6"]
 Rows = list[dict[str, Any]]
 Run: TypeAlias = "Callable[..., Ended]"
 FILLING = ["the", "a", "film", "it", "is", "and", "cliché", "–"]
@@ -108,6 +111,18 @@ def write_pairs(root: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def reviews(tmp_path: Path) -> list[str]:
+    """Arguments for the real sentences where they are, else for made-up ones."""
+    return ["--data", REAL or str(write_reviews(tmp_path, each=400)), *([] if REAL else QUICK)]
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[str]:
+    """Arguments for the real pairs where they are, else for made-up ones."""
+    return ["--data", REAL or str(write_pairs(tmp_path)), *([] if REAL else QUICK)]
+
+
 def test_sentiment_learns_in_seconds(run: Run, tmp_path: Path) -> None:
     data = write_reviews(tmp_path, each=400)
     rows = results(run("sentiment", "--data", str(data), "--quick", "--seeds", "0"))
@@ -125,26 +140,26 @@ def test_translation_learns_in_seconds(run: Run, tmp_path: Path) -> None:
     assert min(row["BLEU with 1"], row["BLEU with 5"]) > 60
 
 
-def test_sentiment_learns_from_few_real_sentences(run: Run, data_root: Path) -> None:
-    rows = results(run("sentiment", "--data", str(data_root), "--quick", "--seeds", "1"))
+def test_sentiment_learns_from_few_real_sentences(run: Run, reviews: list[str]) -> None:
+    rows = results(run("sentiment", *reviews, "--quick", "--seeds", "1"))
     assert all(row["val accuracy"] >= 0.65 for row in rows)
 
 
-def test_translation_learns_from_few_real_pairs(run: Run, data_root: Path) -> None:
-    (row,) = results(run("translation", "--data", str(data_root), "--quick", "--seeds", "1"))
+def test_translation_learns_from_few_real_pairs(run: Run, pairs: list[str]) -> None:
+    (row,) = results(run("translation", *pairs, "--quick", "--seeds", "1"))
     assert row["val loss"] < row["by frequency"] - 1
 
 
 @pytest.mark.full
-def test_sentiment_reaches_its_goal_with_three_seeds(run: Run, data_root: Path) -> None:
-    rows = results(run("sentiment", "--data", str(data_root)))
+def test_sentiment_reaches_its_goal_with_three_seeds(run: Run, reviews: list[str]) -> None:
+    rows = results(run("sentiment", *reviews))
     assert [row["seed"] for row in rows] == [0, 1, 2] * 2
     assert all(row["val accuracy"] >= 0.74 for row in rows)
 
 
 @pytest.mark.full
-def test_translation_reaches_its_goal(run: Run, data_root: Path) -> None:
-    (row,) = results(run("translation", "--data", str(data_root), "--seeds", "0"))
+def test_translation_reaches_its_goal(run: Run, pairs: list[str]) -> None:
+    (row,) = results(run("translation", *pairs, "--seeds", "0"))
     assert row["BLEU with 5"] >= 20
 
 
