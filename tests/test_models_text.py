@@ -160,7 +160,7 @@ def test_sentiment_reaches_its_goal_with_three_seeds(run: Run, reviews: list[str
 @pytest.mark.full
 def test_translation_reaches_its_goal(run: Run, pairs: list[str]) -> None:
     (row,) = results(run("translation", *pairs, "--seeds", "0"))
-    assert row["BLEU with 5"] >= 20
+    assert row["BLEU with 5"] >= 18
 
 
 @pytest.mark.parametrize("script", ["sentiment", "translation"])
