@@ -46,7 +46,10 @@ def setting_of(loss: LossFunction) -> Setting:
     names = ("reduction", "ignore_index", "weight")
     if isinstance(loss, nn.Module):
         known: dict[str, Any] = {n: getattr(loss, n) for n in names if hasattr(loss, n)}
-        kind: Any = type(loss)
+        # What derives from a loss and leaves its formula alone averages as that does.
+        own = type(loss)
+        bases = (c for c in own.__mro__ if c in ELEMENTWISE or c in OVER_CLASSES)
+        kind: Any = next((c for c in bases if own.forward is vars(c).get("forward")), None)
     else:
         known = loss.keywords if isinstance(loss, functools.partial) else {}
         kind = loss.func if isinstance(loss, functools.partial) else loss
