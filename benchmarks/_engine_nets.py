@@ -123,7 +123,7 @@ def record_cnn() -> nn.Module:
         layers += nn.BatchNorm2d(following), nn.GELU()
         width = following
     net = nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten(), nn.Linear(width, CLASSES))
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks it
 
 
 def strided_cnn() -> nn.Module:
@@ -131,4 +131,4 @@ def strided_cnn() -> nn.Module:
         *(Scaled(), nn.Conv2d(3, 32, 4, 4), nn.ReLU(), nn.Conv2d(32, 64, 2, 2), nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES)),
     )
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks it

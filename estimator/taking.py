@@ -112,7 +112,7 @@ def _named(dataset: UidDataset, device: torch.device | None) -> Taking | None:
         return None
     make, paired, given = inner.make, dataset.paired, dataset.uids is not None
     names = _identities(dataset.uids) if given else Taking(inner.whole)
-    if names is None or (given and len(dataset.uids) != len(dataset)):  # type: ignore[arg-type]
+    if names is None or (given and len(dataset.uids) != len(dataset)):  # type: ignore[arg-type]  # given
         return None
     name = names.make
 

@@ -128,7 +128,7 @@ def test_bad_boxes_are_dropped_cut_or_refused(made: Path) -> None:
     assert data.train["boxes"].tolist() == [[[1.0, 2.0, 12.0, 6.0]]]
     assert data.val["valid"].tolist() == [[False]]
     with pytest.raises(ArgumentError, match="'drop' or 'raise'; received 'ignore'"):
-        datasets.bccd(on_bad_box="ignore")  # type: ignore[arg-type]
+        datasets.bccd(on_bad_box="ignore")  # type: ignore[arg-type]  # what it is for
     for name in "ab":
         path = made / f"bccd/Annotations/{name}.xml"
         path.write_text(path.read_text().replace("<xmax>3<", "<xmax>4<").replace(">500<", ">9<"))

@@ -241,7 +241,7 @@ class FailingHost(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b"only this")
         else:
-            self.server.released.wait(10)  # type: ignore[attr-defined]
+            self.server.released.wait(10)  # type: ignore[attr-defined]  # the test's own
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass
@@ -251,11 +251,11 @@ class FailingHost(http.server.BaseHTTPRequestHandler):
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("no_proxy", "*")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FailingHost)
-    server.released = threading.Event()  # type: ignore[attr-defined]
+    server.released = threading.Event()  # type: ignore[attr-defined]  # the test's own
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
-    server.released.set()  # type: ignore[attr-defined]
+    server.released.set()  # type: ignore[attr-defined]  # the test's own
     server.shutdown()
     thread.join()
     server.server_close()

@@ -120,7 +120,7 @@ def test_a_dict_is_shown_with_its_own_keys() -> None:
         shown.clear()
         loss: Any = nn.CrossEntropyLoss()
         if isinstance(targets, list):
-            loss = lambda outputs, targets: nn.functional.cross_entropy(outputs, targets["labels"])  # noqa: E731
+            loss = lambda outputs, targets: nn.functional.cross_entropy(outputs, targets["labels"])  # noqa: E731  # as users write them
         seen = record(watch, {**arrays, **extra}, net=net, targets=targets, loss=loss)
         names = {"images", "labels", *extra} | ({"sample_uid"} if isinstance(net, Whole) else set())
         assert shown == [names] * 2
@@ -286,7 +286,7 @@ def test_a_transform_that_breaks_the_rules_is_named(
 def test_what_is_no_transform() -> None:
     for wrong in (5, RandomFlip):
         with pytest.raises(ArgumentTypeError, match=r"AugmentHandler\(transform=\.\.\.\) must be"):
-            AugmentHandler(wrong)  # type: ignore[arg-type]
+            AugmentHandler(wrong)  # type: ignore[arg-type]  # what it is for
     assert AugmentHandler(plus_one).band is Band.PREPARE
     assert AugmentHandler(plus_one, band=Band.OBSERVE).band is Band.OBSERVE
 

@@ -208,7 +208,7 @@ def test_a_collate_that_returns_nothing_is_told(scripts: dict[str, ModuleType]) 
     est = Estimator(net, torch.nn.CrossEntropyLoss(), processor=scripts["translation"].Teaching())
     rows = [(torch.tensor([4, 5]), torch.tensor([2, 4, 3]))] * 4
     with pytest.raises(DataError, match="received None as a batch.*collate_fn"):
-        est.fit(DataLoader(rows, collate_fn=lambda rows: None), progress=False)  # type: ignore[arg-type]
+        est.fit(DataLoader(rows, collate_fn=lambda rows: None), progress=False)  # type: ignore[arg-type]  # as a user may
 
 
 def test_words_and_sentence_are_inverse(scripts: dict[str, ModuleType]) -> None:

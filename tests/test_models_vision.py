@@ -28,7 +28,7 @@ def module(name: str) -> Any:
         return importlib.import_module(name)
 
 
-vision, classification, segmentation = map(module, ("_vision", *SCRIPTS))
+frame, vision, classification, segmentation = map(module, ("_script", "_vision", *SCRIPTS))
 
 
 class Script:
@@ -44,7 +44,7 @@ class Script:
         self.patch.setattr("sys.argv", [f"{name}.py", *arguments])
         self.message = None
         try:
-            vision.run(module(name).main)
+            frame.run(module(name).main)
         except SystemExit as end:
             self.message = end.code
         lines = [line for line in self.capsys.readouterr().out.splitlines() if line[:1] == "|"]

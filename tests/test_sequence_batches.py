@@ -67,7 +67,7 @@ def test_batches_of_any_structure_are_taken_apart_and_joined() -> None:
     parts = [batch.rows(0, 2), batch.rows(2, 3)]
     whole = joined(parts)
     assert whole.uids == batch.uids and whole.content["words"] == ["p", "q", "r"]
-    assert torch.equal(whole.content["a"], content["a"])  # type: ignore[arg-type]
+    assert torch.equal(whole.content["a"], content["a"])  # type: ignore[arg-type]  # a tensor
     assert isinstance(whole.content["pair"], Pair)
     assert whole.content["pair"].second[1] == ["u", "v", "w"]
     samples = samples_of(whole.content, 3)

@@ -65,10 +65,10 @@ def test_results_do_not_depend_on_the_number_of_workers() -> None:
 
 
 def test_the_streams_of_this_process_stay_as_they_were() -> None:
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]  # a tuple by default
     list(numbers().map(fns.noisy, seed=1))
     assert random.getstate() == before[0] and torch.equal(torch.get_rng_state(), before[2])
-    assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
+    assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]  # a tuple by default
     torch.manual_seed(1)
     drawn = numbers().map(fns.noisy)
     torch.manual_seed(1)
@@ -282,7 +282,7 @@ def test_fit_evaluate_and_predict_take_it(tmp_path: Path) -> None:
 
 def test_a_loader_has_identities_for_handlers(tmp_path: Path) -> None:
     """Another library had no worst samples of a DataLoader."""
-    data = with_uids(DataLoader([(torch.rand(2), torch.rand(1)) for _ in range(6)], 2))  # type: ignore[arg-type]
+    data = with_uids(DataLoader([(torch.rand(2), torch.rand(1)) for _ in range(6)], 2))  # type: ignore[arg-type]  # a list will do
     handler = WorstSamplesHandler(tmp_path, worst=2)
     Estimator(nn.Linear(2, 1), nn.MSELoss()).fit(
         data, epochs=1, trainers="sgd", device="cpu", handlers=handler, progress=False

@@ -66,10 +66,10 @@ class FakeCrop:
 def torchvision(monkeypatch: pytest.MonkeyPatch) -> FakeCrop:
     """A module of the name that has what the adapter takes from it, and a transform of it."""
     package, kinds = ModuleType("torchvision"), ModuleType("torchvision.tv_tensors")
-    kinds.Image = lambda data: data.as_subclass(Image)  # type: ignore[attr-defined]
-    kinds.Mask = lambda data: data.as_subclass(Mask)  # type: ignore[attr-defined]
-    kinds.BoundingBoxes = boxes_of  # type: ignore[attr-defined]
-    package.tv_tensors = kinds  # type: ignore[attr-defined]
+    kinds.Image = lambda data: data.as_subclass(Image)  # type: ignore[attr-defined]  # a made module
+    kinds.Mask = lambda data: data.as_subclass(Mask)  # type: ignore[attr-defined]  # a made module
+    kinds.BoundingBoxes = boxes_of  # type: ignore[attr-defined]  # a made module
+    package.tv_tensors = kinds  # type: ignore[attr-defined]  # a made module
     monkeypatch.setitem(sys.modules, "torchvision", package)
     monkeypatch.setitem(sys.modules, "torchvision.tv_tensors", kinds)
     monkeypatch.setattr(FakeCrop, "__module__", "torchvision.transforms.v2._geometry")
@@ -196,6 +196,6 @@ def test_a_function_that_breaks_the_rules_is_named(
 def test_what_cannot_be_adapted() -> None:
     for wrong in (5, RandomFlip):
         with pytest.raises(ArgumentTypeError, match=r"Adapt\(function=\.\.\.\) must be a function"):
-            Adapt(wrong)  # type: ignore[arg-type]
+            Adapt(wrong)  # type: ignore[arg-type]  # what it is for
     with pytest.raises(DataError, match="needs a batch with tensors"):
         Adapt(noisy)({"name": ["a"]})

@@ -211,7 +211,7 @@ def test_settings_that_cannot_be_meant(make: Callable[[], Any], message: str) ->
 
 def test_other_errors_name_what_was_wrong() -> None:
     with pytest.raises(ArgumentTypeError, match="no argument 'mask'. Did you mean 'masks'"):
-        RandomFlip(mask="mask")  # type: ignore[call-arg]
+        RandomFlip(mask="mask")  # type: ignore[call-arg]  # what it is for
     with pytest.raises(
         DataError, match=r"parts of \(9, 9\) pixels; received images of \(4, 4\), \(6, 6\)"
     ):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,8 +14,6 @@ from torch import Tensor
 from torch.nn.functional import pad as widen
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
-
-from estimator import EstimatorError
 
 PAD, UNKNOWN, BEGIN, END = range(4)
 MARKS = ["<pad>", "<unknown>", "<begin>", "<end>"]
@@ -82,7 +79,7 @@ def encode_pair(vocabularies: Sequence[Vocabulary], pair: Sequence[str]) -> tupl
 
 def loss_by_frequency(train: DataLoader[Any], held_out: DataLoader[Any]) -> float:
     """The cross-entropy of held-out translations for who knows how frequent words are, no more."""
-    known, asked = (torch.cat([row[1][1:] for row in data.dataset]) for data in (train, held_out))  # type: ignore[attr-defined]
+    known, asked = (torch.cat([row[1][1:] for row in data.dataset]) for data in (train, held_out))  # type: ignore[attr-defined]  # it has one
     counts = torch.bincount(known, minlength=int(asked.max()) + 1) + 1.0
     return float(-(counts / counts.sum()).log()[asked].mean())
 
@@ -187,18 +184,3 @@ def arguments(description: str, folder: str, encoding: str | None = None) -> arg
     if args.data is not None:
         args.data /= folder
     return args
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Results as a table in Markdown, a row for each dict."""
-    cells = [[str(round(v, 3) if isinstance(v, float) else v) for v in r.values()] for r in rows]
-    lines = [[*rows[0]], ["---"] * len(rows[0]), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def run(main: Callable[[], None]) -> None:
-    """Calls `main`; what is wrong with data or arguments is said in one message."""
-    try:
-        main()
-    except EstimatorError as error:
-        sys.exit(str(error))

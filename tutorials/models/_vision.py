@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from estimator import DataError, EstimatorError
+from estimator import DataError
 from estimator.metrics.base import SumMetric, shape_of, widest_float
 from estimator.transforms import Normalize
 
@@ -214,18 +212,3 @@ def arguments(description: str | None, **more: dict[str, Any]) -> argparse.Names
     if args.quick:
         args.seeds = args.seeds[:1]
     return args
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Results as a table in Markdown, a row for each dict."""
-    cells = [[str(round(v, 3) if isinstance(v, float) else v) for v in r.values()] for r in rows]
-    lines = [[*rows[0]], ["---"] * len(rows[0]), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def run(main: Callable[[], None]) -> None:
-    """Calls `main`; what is wrong with data or arguments is said in one message."""
-    try:
-        main()
-    except EstimatorError as error:
-        sys.exit(str(error))

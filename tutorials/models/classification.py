@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _vision import alexnet, arguments, normalizer, resnet18, run, table
+from _script import run, table
+from _vision import alexnet, arguments, normalizer, resnet18
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _vision import FCN, MeanIoU, arguments, normalizer, run, table
+from _script import run, table
+from _vision import FCN, MeanIoU, arguments, normalizer
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 from torch.optim.lr_scheduler import OneCycleLR

@@ -16,7 +16,8 @@ from argparse import Namespace
 from typing import Any, NamedTuple
 
 import torch
-from _text import PAD, Vocabulary, arguments, loaders, pad, run, table
+from _script import run, table
+from _text import PAD, Vocabulary, arguments, loaders, pad
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader

@@ -19,6 +19,7 @@ from typing import Any
 
 import _text as text
 import torch
+from _script import run, table
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.optim.lr_scheduler import OneCycleLR
@@ -125,7 +126,7 @@ def train(data: Any, bleu: Any, seed: int, epochs: int, size: int) -> dict[str, 
     est = Estimator(net, nn.CrossEntropyLoss(ignore_index=text.PAD), processor=Teaching())
     cycle = partial(OneCycleLR, max_lr=3e-3, total_steps=epochs * len(train))
     trainer = partial(Trainer, "adam", clip_norm=1.0, scheduler=cycle)
-    trainers = {"encoder": trainer(params="encoder"), "decoder": trainer(params="decoder")}
+    trainers = {part: trainer(params=part) for part in ("encoder", "decoder")}
     stats = est.fit(train, val, epochs, trainers)
     row = {"seed": seed, "epochs": epochs, "seconds": round(time.perf_counter() - began)}
     row |= {"val loss": stats.val["loss"], "by frequency": text.loss_by_frequency(train, val)}
@@ -140,11 +141,10 @@ def main() -> None:
     args = text.arguments(__doc__, "multi30k")
     bleu = require("sacrebleu", "text", "the score of translations").corpus_bleu
     data, (epochs, size) = read(args), (5, 128) if args.quick else (4, 256)
-    rows = [train(data, bleu, seed, args.epochs or epochs, size) for seed in args.seeds]
-    print(text.table(rows))
+    print(table(rows := [train(data, bleu, s, args.epochs or epochs, size) for s in args.seeds]))
     if any(row["val loss"] > row["by frequency"] - 1 for row in rows):
         sys.exit("A loss must be at least 1 below that of words by their frequency alone.")
 
 
 if __name__ == "__main__":
-    text.run(main)
+    run(main)
