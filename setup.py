@@ -43,8 +43,9 @@ setup(
         "PyYAML>=6.0",  # configuration files of experiments
     ],
     extras_require={
-        # Pictures: loss graphs, confusion matrices, sample sheets.
+        # Pictures: loss graphs, confusion matrices, sample sheets; and the page of a run.
         "report": [
+            "Jinja2>=3.1",  # pages from templates, with everything escaped
             "matplotlib>=3.8",  # figures
             "Pillow>=10.0",  # image files
         ],
@@ -60,6 +61,12 @@ setup(
         # Scores of texts.
         "text": [
             "sacrebleu>=2.4,<3",  # BLEU of translations
+        ],
+        # What a net looks at.
+        "explain": [
+            "captum>=0.9,<1",  # attributions of outputs to inputs
+            "matplotlib>=3.8",  # pictures of them
+            "Pillow>=10.0",  # image files
         ],
         # Search for hyper-parameters.
         "search": [

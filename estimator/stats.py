@@ -95,6 +95,9 @@ class TrainStats:
     device: torch.device
     runtime: Runtime | None
     run_dir: Path | None
+    """The run folder; None where `fit` was given no `run`."""
+    missing: dict[str, str]
+    """Reports that could not be written, and why."""
     val_data: Any
     """The validation loader of this run; None without validation."""
 
@@ -134,6 +137,7 @@ class TrainStats:
         "loss",
         "losses",
         "metrics",
+        "missing",
         "monitors",
         "net",
         "outputs",
@@ -172,7 +176,7 @@ class TrainStats:
         self.stopped = self.interrupted = self.error = self._capture = None
         self._ask = self._now = None
         self.fetch_seconds = self.update_seconds = 0.0
-        self.scratch = {}
+        self.missing, self.scratch = {}, {}
         self._epoch_stop = False
         self._started = time.perf_counter()
 

@@ -39,7 +39,16 @@ from estimator.handlers._errors import (
 )
 from estimator.handlers._folder import writable_folder
 from estimator.handlers._monitor import Mode, Monitor
+from estimator.handlers._reporting import own_folder, reporting
 from estimator.handlers._schedule import EVENTS, Clock, Every, after, check_every, every, on, once
+from estimator.handlers._section import (
+    Picture,
+    SampleCard,
+    Section,
+    Table,
+    write_section,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -62,14 +71,22 @@ __all__ = [
     "Mode",
     "Monitor",
     "MonitorError",
+    "Picture",
+    "SampleCard",
+    "Section",
+    "Table",
     "after",
     "check_every",
     "every",
     "nearest",
     "on",
     "once",
+    "own_folder",
+    "reporting",
     "require",
     "writable_folder",
+    "write_section",
+    "write_whole",
 ]
 
 

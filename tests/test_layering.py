@@ -17,10 +17,11 @@ SUB_PACKAGES = {
     *("sequences", "transforms", "datasets", "outputs", "losses", "layers", "report", "runs"),
     *("sessions", "search", "architecture", "explain", "export", "testing"),
 }
-PARTS_OF_BASE = {"_errors", "_folder", "_monitor", "_schedule"}
+PARTS_OF_BASE = {"_errors", "_folder", "_monitor", "_reporting", "_schedule", "_section"}
 OUTSIDE = {"tests", "benchmarks", "tutorials", "handlers", "conftest"}
 HANDLER_LIBRARIES = {"torch", "numpy", "tqdm", "matplotlib", "PIL", "tensorboard", "IPython"}
 HEAVY = {"matplotlib", "tensorboard", "onnx", "sklearn", "torchmetrics", "optuna", "yaml", "PIL"}
+HEAVY |= {"captum", "jinja2", "onnxruntime", "onnxscript", "pandas"}
 
 
 class Import(NamedTuple):

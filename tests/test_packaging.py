@@ -20,7 +20,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 CORE = {"torch", "numpy", "tqdm", "tensorboard", "onnx", "pyyaml"}
 EXTRAS = {
-    "report": {"matplotlib", "pillow"},
+    "report": {"jinja2", "matplotlib", "pillow"},
+    "explain": {"captum", "matplotlib", "pillow"},
     "metrics": {"torchmetrics"},
     "datasets": {"pillow", "scikit-learn"},
     "text": {"sacrebleu"},
