@@ -51,8 +51,8 @@ class Estimator:
             outputs of `estimator.outputs`, which bring loss and metrics along, that are only
             asked to predict, or whose `processor` computes the loss.
         metrics: The same three forms. One metric is a name ("accuracy", "top5_accuracy", "mae",
-            "mse", "rmse", "f1", "perplexity", "auroc"), a function `(outputs, targets)`, a
-            `Metric` or a torchmetrics object.
+            "mse", "rmse", "f1", "perplexity", "auroc", "iou"), a function
+            `(outputs, targets)`, a `Metric` or a torchmetrics object.
         targets: Which keys of a dictionary batch go to the loss; the rest goes to the net.
         processor: What splits batches, runs the net and takes the loss, where the default does
             not do.

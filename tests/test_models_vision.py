@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,7 @@ from typing import Any
 import pytest
 import torch
 from made_data import save_image, write_all
-from torch import Tensor, nn
-
-from estimator import DataError
+from torch import nn
 
 MODELS = Path(__file__).parents[1] / "tutorials/models"
 SCRIPTS = ("classification", "segmentation")
@@ -170,37 +167,6 @@ def test_bytes_become_numbers_of_mean_zero_and_unit_spread_unless_all_are_one() 
     std, mean = torch.std_mean(vision.normalizer(images)(images), dim=(0, 2, 3))
     torch.testing.assert_close(mean, torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(std, torch.tensor([1.0, 0.0, 1.0]))
-
-
-def logits(predicted: Tensor, classes: int) -> Tensor:
-    return nn.functional.one_hot(predicted, classes).movedim(-1, 1).float()
-
-
-def test_mean_iou_is_that_worked_by_hand() -> None:
-    truth = torch.tensor([[[0, 0, 0], [0, 1, 1]], [[0, 0, 1], [2, 2, 1]]])
-    guess = torch.tensor([[[0, 0, 1], [0, 1, 1]], [[0, 0, 0], [2, 1, 1]]])
-    # Class 0: 5 hits, 6 guessed, 6 true. Class 1: 3, 5, 4. Class 2: 1, 1, 2. Class 3 is nowhere.
-    by_hand = [5 / 7, 3 / 6, 1 / 2]
-    metric = vision.MeanIoU(4)
-    assert math.isnan(metric.compute())
-    for rows in (slice(0, 1), slice(1, 2)):
-        metric.update(logits(guess[rows], 4), truth[rows])
-    assert metric.by_class()[:3].tolist() == pytest.approx(by_hand)
-    assert math.isnan(metric.by_class()[3])
-    assert metric.compute().item() == pytest.approx(sum(by_hand) / 3)
-    at_once = vision.MeanIoU(4)
-    at_once.update(logits(guess, 4), truth)
-    assert torch.equal(at_once.compute(), metric.compute())
-    merged = vision.MeanIoU(4)
-    merged.merge([metric.state_dict(), metric.state_dict()])
-    assert torch.equal(merged.compute(), metric.compute())
-    metric.reset()
-    assert math.isnan(metric.compute())
-
-
-def test_mean_iou_refuses_what_does_not_fit() -> None:
-    with pytest.raises(DataError, match=r"mean_iou: outputs must be \(N, 3, ...\)"):
-        vision.MeanIoU(3).update(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4).long())
 
 
 def test_rims_are_pixels_of_a_nucleus_next_to_others() -> None:

@@ -3,6 +3,7 @@
 from estimator.metrics.adapt import FunctionMetric, make_metric
 from estimator.metrics.base import Metric
 from estimator.metrics.classification import F1, Accuracy, Perplexity, TopKAccuracy
+from estimator.metrics.overlap import MeanIoU
 from estimator.metrics.ranking import AUROC
 from estimator.metrics.regression import MAE, MSE, RMSE
 from estimator.metrics.sets import MetricSet
@@ -15,6 +16,7 @@ __all__ = [
     "RMSE",
     "Accuracy",
     "FunctionMetric",
+    "MeanIoU",
     "Metric",
     "MetricSet",
     "Perplexity",

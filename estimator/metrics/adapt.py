@@ -15,6 +15,7 @@ from torch import Tensor
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, DataError, nearest
 from estimator.metrics.base import Metric, SumMetric, require_keys, shape_of, widest_float
 from estimator.metrics.classification import F1, Accuracy, Perplexity, TopKAccuracy
+from estimator.metrics.overlap import MeanIoU
 from estimator.metrics.ranking import AUROC
 from estimator.metrics.regression import MAE, MSE, RMSE
 
@@ -219,8 +220,8 @@ def make_metric(spec: Spec) -> Metric:
 
     Args:
         spec: A name (`"accuracy"`, `"top5_accuracy"` with any number, `"mae"`, `"mse"`, `"rmse"`,
-            `"f1"`, `"f1_macro"`, `"f1_micro"`, `"f1_binary"`, `"perplexity"`, `"auroc"`), a
-            `Metric`, an object of torchmetrics, or a function `(outputs, targets)`.
+            `"f1"`, `"f1_macro"`, `"f1_micro"`, `"f1_binary"`, `"perplexity"`, `"auroc"`, `"iou"`),
+            a `Metric`, an object of torchmetrics, or a function `(outputs, targets)`.
 
     Raises:
         ArgumentError: An unknown name.
@@ -259,6 +260,7 @@ def _by_name(name: str) -> Metric:
         "f1_binary": partial(F1, "binary"),
         "f1_macro": partial(F1, "macro", name="f1_macro"),
         "f1_micro": partial(F1, "micro"),
+        "iou": MeanIoU,
         "mae": MAE,
         "mse": MSE,
         "perplexity": Perplexity,

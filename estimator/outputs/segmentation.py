@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from estimator.loss_kinds import LossFunction
-from estimator.metrics import Accuracy, Metric
+from estimator.metrics import Accuracy, MeanIoU, Metric
 from estimator.outputs.classification import (
     BINARY_CROSS_ENTROPY,
     CROSS_ENTROPY,
@@ -17,7 +17,7 @@ from estimator.outputs.classification import (
     shaped_as,
 )
 from estimator.outputs.learned_weight import LearnedWeight
-from estimator.outputs.metrics import BinaryAccuracy, MeanIoU
+from estimator.outputs.metrics import BinaryAccuracy
 from estimator.outputs.output import Metrics
 
 

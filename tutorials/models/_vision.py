@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from estimator import DataError
-from estimator.metrics.base import SumMetric, shape_of, widest_float
 from estimator.transforms import Normalize
 
 
@@ -149,46 +147,6 @@ def twofold(classes: int) -> nn.ConvTranspose2d:
     with torch.no_grad():
         layer.weight.copy_(torch.eye(classes)[..., None, None] * torch.outer(line, line))
     return layer
-
-
-class MeanIoU(SumMetric):
-    """Intersection over union of predicted and true pixels, the mean over the classes there are.
-
-    For each class, over all batches: tp / (predicted + actual - tp), as Long et al. count it.
-    Outputs (N, classes, ...) are logits or probabilities, targets (N, ...) class indices.
-
-    Args:
-        classes: How many there are.
-        name: See `Metric`.
-    """
-
-    higher_is_better = True
-    _fields = {"hits": torch.int64, "predicted": torch.int64, "actual": torch.int64}
-
-    def __init__(self, classes: int, *, name: str = "mean_iou") -> None:
-        super().__init__(name, (classes,))
-        self.classes = classes
-
-    def _terms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if outputs.shape != (len(targets), self.classes, *targets.shape[1:]):
-            raise DataError(
-                f"{self.name}: outputs must be (N, {self.classes}, ...) and targets (N, ...); "
-                f"received {shape_of(outputs)} and {shape_of(targets)}."
-            )
-        guess = outputs.detach().argmax(1)
-        hits = torch.where(guess == targets, guess, -1)
-        each = torch.arange(self.classes, device=guess.device)[:, None]
-        hits, guess, truth = ((x.flatten() == each).sum(1) for x in (hits, guess, targets))
-        return hits, guess, truth
-
-    def by_class(self) -> Tensor:
-        """The value of each class; NaN for one that is neither there nor predicted."""
-        hits, guess, truth = self._sums.values()
-        return hits.to(widest_float(hits.device)) / (guess + truth - hits)
-
-    def compute(self) -> Tensor:
-        """Returns the mean, from 0 to 1; NaN before any update."""
-        return self.by_class().nanmean()
 
 
 def arguments(description: str | None, **more: dict[str, Any]) -> argparse.Namespace:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from _script import run, table
-from _vision import FCN, MeanIoU, arguments, normalizer
+from _vision import FCN, arguments, normalizer
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 from torch.optim.lr_scheduler import OneCycleLR
@@ -27,6 +27,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from estimator import Estimator, Trainer
 from estimator.datasets import Splits, dsb2018_nuclei, shapes
 from estimator.handlers import AugmentHandler
+from estimator.metrics import MeanIoU
 from estimator.transforms import Compose, RandomCrop, RandomFlip
 
 RATE = 4e-3
@@ -87,7 +88,7 @@ def train(data: Splits, plan: Plan, seed: int) -> dict[str, Any]:
     cycle = partial(OneCycleLR, max_lr=RATE, total_steps=steps)
     flips = (RandomFlip(axis=axis, masks="masks") for axis in ("horizontal", "vertical"))
     augment = Compose([RandomCrop(plan.crop, masks="masks"), *flips])
-    metric = MeanIoU(classes)
+    metric = MeanIoU(name="mean_iou")
 
     est = Estimator(net, nn.CrossEntropyLoss(), [metric, "accuracy"], targets="masks")
     est.fit(
