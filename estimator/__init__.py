@@ -28,6 +28,7 @@ from estimator.loss import Criterion
 from estimator.lr_finder import LRFinderResult
 from estimator.metrics import Metric
 from estimator.processor import BatchProcessor
+from estimator.run_folder import RunFolder
 from estimator.runtime import Runtime
 from estimator.stats import Best, TrainStats
 from estimator.trainer import BoundTrainer, Trainer
@@ -53,6 +54,7 @@ __all__ = [
     "Metric",
     "MissingExtraError",
     "MonitorError",
+    "RunFolder",
     "Runtime",
     "TrainStats",
     "Trainer",

@@ -10,6 +10,7 @@ from estimator.handlers.base import EventHandler
 from estimator.handlers.logging import LoggingHandler
 from estimator.handlers.metric import MetricHandler
 from estimator.handlers.progress import ProgressHandler
+from estimator.run_folder import OpenRun
 from estimator.stats import TrainStats
 
 HandlerLike = EventHandler | Callable[[TrainStats], Any]
@@ -35,7 +36,7 @@ def chosen_handlers(attached: list[EventHandler], given: Handlers) -> list[Event
 
 
 def run_handlers(
-    attached: list[EventHandler], given: Handlers, progress: bool
+    attached: list[EventHandler], given: Handlers, progress: bool, folder: OpenRun | None = None
 ) -> list[EventHandler]:
     """All handlers of a fit: with `progress`, one that shows it unless there is one already.
 
@@ -43,10 +44,11 @@ def run_handlers(
         attached: Those of `Estimator.add`, which come first.
         given: One or several for this fit.
         progress: Whether a bar, or a line an epoch where there is no terminal, is wanted.
+        folder: Of the run, which brings handlers of its own.
     """
     chosen = chosen_handlers(attached, given)
     shown = any(isinstance(handler, (LoggingHandler, ProgressHandler)) for handler in chosen)
     if progress and not shown:
         bar = ProgressHandler()
         chosen.append(bar if bar.visible else LoggingHandler())
-    return chosen
+    return chosen if folder is None else folder.with_defaults(chosen, show=progress)

@@ -8,31 +8,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from estimator import loop
-from estimator.choosing import HandlerLike, Handlers, chosen_handlers, run_handlers
+from estimator.choosing import HandlerLike, Handlers, chosen_handlers
 from estimator.dispatch import Dispatch, as_handler
-from estimator.distributed import is_first
 from estimator.engine.options import Engine, check_engine_argument
 from estimator.engine.report import report
-from estimator.fitting import FitOptions, Trainers, build_run
+from estimator.fitting import FitOptions, Trainers
 from estimator.handle import Handle
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, EventHandler, Every
-from estimator.interrupt import interruptible
 from estimator.loss import Criterion
 from estimator.lr_finder import LRFinderResult, find_lr
 from estimator.metrics import MetricSet
-from estimator.modes import modes_kept
-from estimator.notices import notice
 from estimator.plan import write_plan
 from estimator.plots import plot_losses
 from estimator.processor import BatchProcessor, check_target_keys
 from estimator.randomness import seed_everything
+from estimator.run_folder import RunFolder
 from estimator.runtime import Precision
 from estimator.standalone import run_pass
 from estimator.stats import TrainStats
 from estimator.step import Step, Strategy
 from estimator.structure import concatenate
 from estimator.trainer import BoundTrainer, Trainer, TrainerSpec
+from estimator.training import run_training
 from estimator.weights import read_weights, write_weights
 
 if TYPE_CHECKING:
@@ -118,6 +115,7 @@ class Estimator:
         precision: Precision | None = None,
         engine: str | Engine = "auto",
         strategy: Strategy | None = None,
+        run: str | os.PathLike[str] | RunFolder | None = None,
         seed: int | None = None,
         resume: str | os.PathLike[str] | bool | None = None,
         progress: bool = True,
@@ -149,11 +147,15 @@ class Estimator:
             strategy: How several processes, started by torchrun, train the net: "ddp" (default)
                 keeps it whole on each, "fsdp2" leaves each a part of every weight. Each batch is
                 dealt to them, so that `batch_size` is that of all together.
+            run: A name, such as "mnist": the run keeps its log, history, checkpoints and record in
+                a new folder `runs/mnist_r<number>`; a path with a slash is the folder itself; see
+                `RunFolder`. With `resume=True` the newest of that name goes on.
             seed: Of Python, NumPy and torch; None leaves their streams alone, so that `fit`
                 equals a plain loop after the same `torch.manual_seed`.
             resume: Go on where a run stopped, inside an epoch too: a checkpoint, a folder with
-                checkpoints, or True for the folder of this fit's `CheckpointHandler` (where an
-                empty folder starts afresh). Epochs and iterations count from the run's beginning.
+                checkpoints, a run folder, or True for that of this fit's `CheckpointHandler` or
+                `run` (where an empty folder starts afresh). Epochs and iterations count from the
+                run's beginning.
             progress: Whether a bar (or, without a terminal, a line an epoch) shows the run, and
                 notices may go to stderr.
 
@@ -173,17 +175,7 @@ class Estimator:
             epochs, iterations, device, validate, accumulate, batch_size, precision,
             check_engine_argument(engine), strategy, seed, resume, progress,
         )  # fmt: skip
-        # A look at the data starts workers, which inherit what signals do.
-        with modes_kept(self.net), interruptible() as came:
-            chosen = run_handlers(self.handlers, handlers, progress)
-            run = build_run(self, train, val, options, trainers, chosen)
-            self.train_stats, self._hooks, self._step = run.stats, run.hooks, run.step
-            if resume and run.finished():
-                notice(f"Nothing left to train: {run.stats!r}.", show=progress and is_first())
-            run.listen(came)
-            with run.going_on():
-                loop.train(run)
-        return run.stats
+        return run_training(self, train, val, options, trainers, handlers, run=run)
 
     def engine_report(self) -> str:
         """How the steps of the last fit were computed, how long each way took, and why."""

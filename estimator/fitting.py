@@ -12,7 +12,7 @@ from estimator.agreement import Agreement
 from estimator.checks import ask_net, check_batch, initialise_lazy
 from estimator.data import Source
 from estimator.dispatch import Dispatch
-from estimator.distributed import join
+from estimator.distributed import World
 from estimator.engine.options import Engine
 from estimator.engine.tiers import check_engine
 from estimator.handlers.base import ArgumentError, EventHandler, Every, check_every
@@ -21,9 +21,11 @@ from estimator.loss import Losses
 from estimator.notices import notice
 from estimator.randomness import part_streams
 from estimator.residence import Residence
-from estimator.resume import Resume, described, say_if_ends_only, state_to_resume
+from estimator.resume import Resume, say_if_ends_only, state_to_resume
 from estimator.rows import rate_columns
 from estimator.run import Run
+from estimator.run_folder import OpenRun
+from estimator.run_record import about, described
 from estimator.runtime import Precision, Runtime, find_device
 from estimator.sharded import class_of
 from estimator.splitting import split_fraction
@@ -57,7 +59,7 @@ class FitOptions(NamedTuple):
 
 def build_run(
     est: Estimator, train: Any, val: Any, options: FitOptions, trainers: Trainers,
-    handlers: list[EventHandler],
+    handlers: list[EventHandler], *, world: World, folder: OpenRun | None,
 ) -> Run:  # fmt: skip
     """Prepares a training: everything is checked, and nothing is trained.
 
@@ -68,9 +70,10 @@ def build_run(
         options: The plain arguments.
         trainers: As the user gave them; None goes on with those of the last fit.
         handlers: All handlers of the run.
+        world: The processes that train.
+        folder: Of the run, if it has one.
     """
     device = find_device(options.device)
-    world = join(device)
     options = options._replace(progress=options.progress and world.rank == 0)
     epochs, iterations = _targets(options)
     hooks = Dispatch(handlers)
@@ -85,6 +88,7 @@ def build_run(
         hooks.agree = Agreement(run)
     run.step.spread_by(options.strategy)
     run.stats.epochs, run.stats.iterations, run.stats.val_data = epochs, iterations, val
+    run.stats.run_dir = None if folder is None else folder.path
     residence = Residence(device, options.engine)
     sources = _give_data(run, train, val, options, residence)
     warn_of_batch_size(options.batch_size, *sources)
@@ -103,6 +107,8 @@ def build_run(
             )  # fmt: skip
         _say_served(sources, options)
         run.config = _config(est, options)
+        if folder is not None:
+            folder.record.arguments |= _plain(options) | run.config | about(run)
         say_if_ends_only(run, show=options.progress)
         run.begin(state_to_resume(run, options.resume, show=options.progress))
     return run
@@ -143,6 +149,12 @@ def _config(est: Estimator, options: FitOptions) -> dict[str, str]:
     }  # fmt: skip
     settings |= {f"trainers[{name!r}]": spec for name, (spec, _) in est.trainers.items()}
     return {name: described(value) for name, value in settings.items()}
+
+
+def _plain(options: FitOptions) -> dict[str, str]:
+    given = options._replace(resume=None)._asdict()
+    del given["progress"]
+    return {name: described(value) for name, value in given.items() if value is not None}
 
 
 def new_run(est: Estimator, hooks: Dispatch, runtime: Runtime) -> Run:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from estimator.handlers._checkpoint_files import find_state
-from estimator.handlers.base import ArgumentError, ArgumentTypeError, DataError, EventHandler
+from estimator.handlers.base import ArgumentError, ArgumentTypeError, DataError
 from estimator.handlers.checkpoint import CheckpointHandler
 from estimator.notices import notice
+from estimator.run_folder import is_run_folder
 from estimator.snapshot import VERSION
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def state_to_resume(run: Run, resume: Resume, *, show: bool) -> dict[str, Any] |
 
     Args:
         run: Built, but not begun.
-        resume: A checkpoint, a folder of checkpoints, or True for the folder of the run's own
-            `CheckpointHandler`; None and False start afresh.
+        resume: A checkpoint, a folder of checkpoints, a run folder, or True for the folder of the
+            run's own `CheckpointHandler`; None and False start afresh.
         show: Whether notices may go to stderr.
 
     Returns:
@@ -45,10 +45,10 @@ def state_to_resume(run: Run, resume: Resume, *, show: bool) -> dict[str, Any] |
 def _found(run: Run, resume: str | os.PathLike[str] | bool, *, show: bool) -> dict[str, Any] | None:
     source = run.train_source
     assert source is not None
-    path = _folder_of(run.hooks.handlers) if resume is True else _path(resume)
+    path = _folder_of(run) if resume is True else _path(resume)
     found = find_state(path, usable=lambda s: source.finds(s["place"]), version=VERSION)
     if found is None:
-        if resume is not True:
+        if resume is not True and not is_run_folder(path.parent):
             raise DataError(
                 f"fit(resume={str(resume)!r}) must be a checkpoint, or a folder that holds one; "
                 "there is none. Correct the path, or pass resume=True with a CheckpointHandler, "
@@ -68,20 +68,29 @@ def _found(run: Run, resume: str | os.PathLike[str] | bool, *, show: bool) -> di
 def _path(resume: Any) -> Path:
     if not isinstance(resume, (str, os.PathLike)):
         raise ArgumentTypeError(
-            "fit(resume=...) must be True, or the path of a checkpoint or of a folder with "
-            f"checkpoints; received {resume!r}."
+            "fit(resume=...) must be True, or the path of a checkpoint, of a folder with "
+            f"checkpoints or of a run folder; received {resume!r}."
         )
-    return Path(resume)
+    path = Path(resume)
+    return path / CheckpointHandler.place if is_run_folder(path) else path
 
 
-def _folder_of(handlers: Sequence[EventHandler]) -> Path:
-    savers = [handler for handler in handlers if isinstance(handler, CheckpointHandler)]
+def _folder_of(run: Run) -> Path:
+    savers = [each for each in run.hooks.handlers if isinstance(each, CheckpointHandler)]
     if len(savers) != 1:
         raise ArgumentError(
             "fit(resume=True) takes the folder of the run's CheckpointHandler; received "
             f"{len(savers)} of them. Give one in handlers=, or pass the folder to resume=."
         )
-    return Path(savers[0].folder)
+    folder, run_dir = savers[0].folder, run.stats.run_dir
+    if folder is not None:
+        return Path(folder)
+    if run_dir is None:
+        raise ArgumentError(
+            "fit(resume=True) takes the folder of the run's CheckpointHandler; received one with "
+            'folder=None, and no run. Pass CheckpointHandler("..."), or fit(..., run="name").'
+        )
+    return run_dir / CheckpointHandler.place
 
 
 def check_fit(run: Run, state: Mapping[str, Any]) -> None:
@@ -119,11 +128,6 @@ def check_fit(run: Run, state: Mapping[str, Any]) -> None:
             f"had never stopped. {'; '.join(changed)}.",
             stacklevel=5,
         )
-
-
-def described(value: object) -> str:
-    """A setting as text that is the same in every process: without addresses in memory."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def say_if_ends_only(run: Run, *, show: bool) -> None:

@@ -29,7 +29,7 @@ from estimator.handlers.base import (
     Every,
     check_every,
     nearest,
-    writable_folder,
+    own_folder,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class ActivationStatsHandler(EventHandler):
     steps that it is to do again.
 
     Args:
-        folder: Where the files go.
+        folder: Where the files go; None is `layers/` in the run folder.
         layers: Names as in `net.named_modules()`; None takes all modules that hold no others.
         every: When to measure; `every(epochs=n)` takes the first step of each n-th epoch.
         band: When this handler runs within an event.
@@ -96,7 +96,7 @@ class ActivationStatsHandler(EventHandler):
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | None = None,
         *,
         layers: Iterable[str] | None = None,
         every: Every = EVERY_100_STEPS,
@@ -117,7 +117,7 @@ class ActivationStatsHandler(EventHandler):
 
     def train_begin(self, stats: TrainStats) -> None:
         """Finds the layers and opens the files."""
-        folder = writable_folder(self.folder, "ActivationStatsHandler(folder=...)")
+        folder = own_folder(self.folder, stats, "layers", "ActivationStatsHandler")
         self._names = self._find(stats.net)
         self._told_missing = False
         columns, charts = ["epoch", "step", "layer", *MOMENTS], ["mean", "std"]

@@ -20,7 +20,7 @@ from estimator.handlers.base import (
     Mode,
     Monitor,
     check_every,
-    writable_folder,
+    own_folder,
 )
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class CheckpointHandler(EventHandler):
     removes it. A launcher can tell by it a run that is to go on, whatever the exit status.
 
     Args:
-        folder: Where the files are; made at the beginning of training.
+        folder: Where the files are; made at the beginning of training. None is `checkpoints/` in
+            the run folder.
         every: When to save, in epochs, steps or seconds; None means every epoch.
         monitor: A value such as "val_loss". Its improvements are saved as well.
         mode: "min" or "max"; None takes the direction that the value declares.
@@ -85,10 +86,12 @@ class CheckpointHandler(EventHandler):
 
     band = Band.PERSIST
     state_names = ("run_id",)
+    place = "checkpoints"
+    """Its folder within a run folder."""
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | None = None,
         *,
         every: Every | None = None,
         monitor: str | None = None,
@@ -137,7 +140,7 @@ class CheckpointHandler(EventHandler):
             self._monitor.resolve(stats, "CheckpointHandler")
         world = stats.world
         folder = world.first(
-            lambda: writable_folder(self.folder, "CheckpointHandler(folder=...)").absolute()
+            lambda: own_folder(self.folder, stats, self.place, "CheckpointHandler").absolute()
         )
         run = world.first(lambda: self.run_id or new_run())
         self._store = CheckpointStore(

@@ -36,7 +36,7 @@ from estimator.handlers.base import (
     Every,
     check_every,
     nearest,
-    writable_folder,
+    own_folder,
 )
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class EmbeddingHandler(EventHandler):
     dimension are flattened.
 
     Args:
-        folder: Where the files go.
+        folder: Where the files go; None is `embedding/` in the run folder.
         layer: Name of a submodule, as in `net.named_modules()`; or a function of the outputs
             that returns a tensor (N, ...); None takes the first tensor of the outputs.
         samples: How many samples at most.
@@ -103,7 +103,7 @@ class EmbeddingHandler(EventHandler):
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | None = None,
         *,
         layer: str | Callable[[Any], Tensor] | None = None,
         samples: int = 2000,
@@ -139,7 +139,7 @@ class EmbeddingHandler(EventHandler):
     def train_begin(self, stats: TrainStats) -> None:
         """Checks the folder, the layer and that there is a validation."""
         self._release()
-        self._folder = writable_folder(self.folder, "EmbeddingHandler(folder=...)")
+        self._folder = own_folder(self.folder, stats, "embedding", "EmbeddingHandler")
         if stats.samples == 0:
             self.place = self.waiting = None
         self._left_behind = self.waiting

@@ -17,7 +17,7 @@ from estimator.handlers._stats_writer import (
     moments,
     reduced,
 )
-from estimator.handlers.base import Band, EventHandler, Every, check_every, writable_folder
+from estimator.handlers.base import Band, EventHandler, Every, check_every, own_folder
 
 if TYPE_CHECKING:
     from estimator.stats import TrainStats
@@ -49,7 +49,7 @@ class GradientStatsHandler(EventHandler):
     steps that it is to do again.
 
     Args:
-        folder: Where the files go.
+        folder: Where the files go; None is `layers/` in the run folder.
         every: When to measure; `every(epochs=n)` takes the first step of each n-th epoch.
         histograms: Whether TensorBoard gets the distribution of each gradient too, which copies
             all gradients to the host at due steps.
@@ -78,7 +78,7 @@ class GradientStatsHandler(EventHandler):
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | None = None,
         *,
         every: Every = EVERY_100_STEPS,
         histograms: bool = False,
@@ -100,7 +100,7 @@ class GradientStatsHandler(EventHandler):
         self._clock = StepClock(self.every, stats, self.schedule)
         if stats.world.rank > 0:
             return
-        folder = writable_folder(self.folder, "GradientStatsHandler(folder=...)")
+        folder = own_folder(self.folder, stats, "layers", "GradientStatsHandler")
         columns = ["epoch", "step", "parameter", "norm", *MOMENTS]
         self._writer = StatsWriter(
             folder, "gradients", columns=columns, charts=["norm"], step=self._clock.measured

@@ -15,9 +15,14 @@ from estimator.handlers.base import (
     Clock,
     EventHandler,
     Every,
+    Picture,
+    Section,
+    Table,
     check_every,
+    own_folder,
+    reporting,
     require,
-    writable_folder,
+    write_section,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +35,7 @@ _SECONDS_BETWEEN_FILES = 10.0
 _MOST_MARKERS = 60
 _MOST_POINTS = 5000
 _MOST_LABELS = 20
+_MOST_ROWS = 50
 
 Row = tuple[int, int, list[list[float]]]
 """Epoch, step, and for each trainer the rates of its parameter groups."""
@@ -48,7 +54,7 @@ class LRRecorderHandler(EventHandler):
     A rate that a tensor holds is read from its device at each recording; floats cost nothing.
 
     Args:
-        folder: Where the files go.
+        folder: Where the files go; None is `lr_recorder/` in the run folder.
         every: When to record; None records at each epoch_end.
         tensorboard: Whether to write `lr/<trainer>/group<i>` to `<folder>/tensorboard` too.
         band: When this handler runs within an event. OBSERVE, so that a checkpoint of the same
@@ -77,7 +83,7 @@ class LRRecorderHandler(EventHandler):
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | None = None,
         *,
         every: Every | None = None,
         tensorboard: bool = False,
@@ -99,7 +105,7 @@ class LRRecorderHandler(EventHandler):
     def train_begin(self, stats: TrainStats) -> None:
         """Starts the table, or goes on with the one that a checkpoint held."""
         require("matplotlib", "report", "LRRecorderHandler")
-        self._path = writable_folder(self.folder, "LRRecorderHandler(folder=...)")
+        self._path = own_folder(self.folder, stats, "lr_recorder", "LRRecorderHandler")
         self._next_files, self._cut = 0.0, False
         self._names = list(stats.trainers)
         self.rows = list(self.rows) if stats.samples else []
@@ -133,7 +139,7 @@ class LRRecorderHandler(EventHandler):
             # A run that goes on through a cut epoch has its row at its end.
             self._cut = stats.batches_done > 0
         if stats.elapsed >= self._next_files:
-            self._write_files()
+            self._write_files(stats)
             # Drawing takes a tenth of a second, which may be more than an epoch.
             self._next_files = stats.elapsed + _SECONDS_BETWEEN_FILES
 
@@ -153,7 +159,7 @@ class LRRecorderHandler(EventHandler):
         self._keep_place()
         try:
             if self._path is not None:
-                self._write_files()
+                self._write_files(stats)
         finally:
             if self._board is not None:
                 self._board.close()
@@ -170,24 +176,35 @@ class LRRecorderHandler(EventHandler):
         if self._clock is not None:
             self.place = self._clock.place()
 
-    def _write_files(self) -> None:
+    def _write_files(self, stats: TrainStats) -> None:
         assert self._path is not None
         columns, table = _table(self._names, self.rows)
-        _replace(self._path / "lr.csv", lambda path: _write_csv(path, columns, table))
-        if table:
-            _replace(self._path / "lr.png", lambda path: _draw(path, columns, table))
+        with reporting(stats, "the learning rates"):
+            _replace(self._path / "lr.csv", lambda path: _write_csv(path, columns, table))
+            if table:
+                _replace(self._path / "lr.png", lambda path: _draw(path, columns, table))
+                write_section(self._path, "lr", _section(columns, table), stats)
 
 
-Table = list[list[float | None]]
+def _section(columns: list[str], table: Cells) -> Section:
+    thinned = [*table[: -1 : 1 + len(table) // _MOST_ROWS], table[-1]]
+    return Section(
+        "Learning rate", 600,
+        tables=[Table("Rates that steps used (all of them are in lr.csv)", columns, thinned)],
+        pictures=[Picture("lr.png", "Learning rate over optimizer steps")],
+    )  # fmt: skip
 
 
-def _table(names: list[str], rows: list[Row]) -> tuple[list[str], Table]:
+Cells = list[list[float | None]]
+
+
+def _table(names: list[str], rows: list[Row]) -> tuple[list[str], Cells]:
     """Heads and cells; what makes a trainer have several columns may come after its first row."""
     widths = [max((len(rates[i]) for *_, rates in rows), default=1) for i in range(len(names))]
     columns = ["epoch", "step"]
     for name, width in zip(names, widths, strict=True):
         columns += [name] if width == 1 else [f"{name}/group{i}" for i in range(width)]
-    table: Table = []
+    table: Cells = []
     for epoch, step, rates in rows:
         cells: list[float | None] = [epoch, step]
         for groups, width in zip(rates, widths, strict=True):
@@ -203,14 +220,14 @@ def _replace(target: Path, write: Callable[[Path], None]) -> None:
     os.replace(fresh, target)
 
 
-def _write_csv(path: Path, columns: list[str], table: Table) -> None:
+def _write_csv(path: Path, columns: list[str], table: Cells) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(table)
 
 
-def _draw(path: Path, columns: list[str], table: Table) -> None:
+def _draw(path: Path, columns: list[str], table: Cells) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -242,7 +259,7 @@ def _draw(path: Path, columns: list[str], table: Table) -> None:
     figure.savefig(path, format="png")
 
 
-def _spans_decades(table: Table) -> bool:
+def _spans_decades(table: Cells) -> bool:
     rates = [rate for row in table for rate in row[2:] if rate is not None]
     return min(rates) > 0 and max(rates) > 100 * min(rates)
 

@@ -13,7 +13,7 @@ from estimator.handlers.base import (
     EventHandler,
     Every,
     check_every,
-    writable_folder,
+    own_folder,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class TensorBoardHandler(EventHandler):
     was written from its step on.
 
     Args:
-        folder: Where the two folders of event files go.
+        folder: Where the two folders of event files go; None is `tensorboard/` in the run folder.
         every: When to write `step/loss` and `step/lr`, in steps or seconds; None never does.
         band: When this handler runs within an event. OBSERVE, so that a checkpoint of the same
             event knows the point.
@@ -63,7 +63,7 @@ class TensorBoardHandler(EventHandler):
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | None = None,
         *,
         every: Every | None = None,
         band: Band | None = None,
@@ -85,7 +85,7 @@ class TensorBoardHandler(EventHandler):
 
     def train_begin(self, stats: TrainStats) -> None:
         """Opens the event files; a resumed run takes back what its checkpoint does not know."""
-        self._path = writable_folder(self.folder, "TensorBoardHandler(folder=...)")
+        self._path = own_folder(self.folder, stats, "tensorboard", "TensorBoardHandler")
         self._start = stats.step
         if stats.samples == 0:
             self.points, self.place = [], None

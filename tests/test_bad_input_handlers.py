@@ -165,9 +165,9 @@ CASES: dict[str, Case] = {
         "(monitor='train_mean') | direction | received mode=None | Pass mode='min' or mode='max'",
     ),
     "folder that is none": (
-        lambda: fit(handlers=CheckpointHandler(None)),  # type: ignore[arg-type]  # what it is for
-        ArgumentTypeError,
-        "CheckpointHandler(folder=...) must be the path of a folder | received None | Pass",
+        lambda: fit(handlers=CheckpointHandler(None)),
+        ArgumentError,
+        "CheckpointHandler(folder=None) | writes to the run folder | this fit has none | Pass",
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -139,7 +140,11 @@ def test_files_are_replaced_from_time_to_time_and_at_the_end(
     fit(LRRecorderHandler(tmp_path), seen)
     assert seen.rows == rows
     assert len(table(tmp_path)) == 4
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lr.csv", "lr.png"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["lr.csv", "lr.png", "lr.section.json"]
+    section = json.loads((tmp_path / "lr.section.json").read_text("utf-8"))
+    (shown,) = section["tables"]
+    assert [list(map(str, row)) for row in [shown["columns"], *shown["rows"]]] == table(tmp_path)
 
 
 def test_a_file_that_cannot_be_finished_leaves_the_old_one(
@@ -153,8 +158,8 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(
         raise OSError("disk full")
 
     monkeypatch.setattr(lr_recorder, "_write_csv", fail)
-    with pytest.raises(OSError, match="disk full"):
-        fit(LRRecorderHandler(tmp_path), epochs=2)
+    stats = fit(LRRecorderHandler(tmp_path), epochs=2)
+    assert stats.epoch == 2 and stats.missing == {"the learning rates": "disk full"}
     assert table(tmp_path) == before
 
 

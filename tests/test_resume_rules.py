@@ -241,7 +241,7 @@ def test_validation_is_there_or_not(had: bool, tmp_path: Path) -> None:
         ({"loss": nn.L1Loss()}, r"loss: MSELoss\(\) became L1Loss\(\)"),
         ({"trainers": Trainer("adam", lr=0.5)}, r"trainers\['trainer'\]: .* became .*lr=0.5"),
         ({"seed": 5}, "seed: None became 5"),
-        ({"precision": "bf16"}, "precision: None became 'bf16'"),
+        ({"precision": "bf16"}, "precision: None became bf16"),
     ],
 )
 def test_changed_settings_are_named(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
