@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import tomllib
 from pathlib import Path
@@ -99,6 +100,29 @@ def checkpoint_section(numbers: dict[str, Any], reasons: dict[str, str]) -> str:
     return "\n".join(["## What a checkpoint keeps training from", "", *lines])
 
 
+def sequences_section(numbers: dict[str, Any], reasons: dict[str, str]) -> str:
+    """What `sequences.py` measured."""
+    lines = [row(["what", "way", "median", "least", "most"]), row(["---", "---"] + ["---:"] * 3)]
+    units = {"reservoir": "steps/s", "map": "samples/s", "accuracy": "accuracy, %"}
+    for part, unit in units.items():
+        for way, values in numbers.get(part, {}).items():
+            if isinstance(values, list):
+                three = (statistics.median(values), min(values), max(values))
+                lines.append(row([unit, way, *(number(value, ".2f") for value in three)]))
+    heads = [row(["goal", "at least", "measured", "met", "reason"]), row(["---"] * 5)]
+    for goal in numbers["goals"]:
+        met = goal["measured"] >= goal["limit"]
+        values = (number(goal["limit"], ".2f"), number(goal["measured"], ".2f"))
+        reason = "" if met else reasons.get(goal["name"], "")
+        heads.append(row([goal["name"], *values, "met" if met else "MISSED", reason]))
+    return "\n".join([
+        "## Sequences with workers", "",
+        f"Two workers; data: {numbers['data']}. Steps at 5 ms of augmentation a sample, samples "
+        "without waiting, accuracy in validation after as many steps of fresh samples and of ones "
+        "that are drawn four times.", "", *lines, "", *heads,
+    ])  # fmt: skip
+
+
 def peers_section(numbers: dict[str, Any], reasons: dict[str, str]) -> str:
     """What `peers.py` measured."""
     parts = [
@@ -134,6 +158,7 @@ SECTIONS = {
     "engine-gpu": engine_section,
     "peers": peers_section,
     "loop": loop_section,
+    "sequences": sequences_section,
     "checkpoint": checkpoint_section,
 }
 """By the name of the file, in the order of the page."""

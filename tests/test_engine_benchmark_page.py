@@ -194,6 +194,14 @@ def made_loop() -> dict[str, Any]:
     return {"settings": {"torch": "9.9"}, "workloads": [workload], "goals": [goal]}
 
 
+def made_sequences() -> dict[str, Any]:
+    goals = [("reservoir", 3.25, 3.5), ("accuracy", 0.25, -0.5)]
+    return {
+        "data": "made up", "reservoir": {"reservoir": [20.5, 21.5, 22.5], "reuse": 3.5},
+        "goals": [dict(zip(("name", "measured", "limit"), goal, strict=True)) for goal in goals],
+    }  # fmt: skip
+
+
 def test_the_page_has_the_numbers_of_every_file(tmp_path: Path) -> None:
     gpu = made_engine() | {"workloads": [made_workload("G1", {"B1": made_variant(77.5)})]}
     gpu |= {"goals": [], "imports": {}, "left_out": {}}
@@ -203,12 +211,15 @@ def test_the_page_has_the_numbers_of_every_file(tmp_path: Path) -> None:
         "engine-gpu": gpu,
         "peers": made_peers(),
         "loop": made_loop(),
+        "sequences": made_sequences(),
         "checkpoint": {"in the loop": {"median_ms": 81.5, "most_ms": 99.5}},
     }
     for name, content in files.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     reasons = tmp_path / "why.toml"
     reasons.write_text('"C1 vs B1" = "too short"\n"C1 vs B0" = "met, so not shown"\n', "utf-8")
+    with reasons.open("a", encoding="utf-8") as file:
+        file.write('"reservoir" = "a slow disk"\n')
     out = tmp_path / "README.md"
     paths = [str(tmp_path / f"{name}.json") for name in files]
     done = run_script("page.py", *paths, "--reasons", str(reasons), "--out", str(out))
@@ -240,6 +251,11 @@ def test_the_page_has_the_numbers_of_every_file(tmp_path: Path) -> None:
     assert "| in the loop | 81.5 | 99.5 |" in page
     assert "torch 9.9" in page and "None" not in page
 
+    sequences = page.split("## Sequences with workers")[1]
+    assert "| steps/s | reservoir | 21.50 | 20.50 | 22.50 |" in sequences
+    assert "| reservoir | 3.50 | 3.25 | MISSED | a slow disk |" in sequences
+    assert "| accuracy | -0.50 | 0.25 | met |  |" in sequences
+
 
 def test_files_of_another_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}", encoding="utf-8")
@@ -253,4 +269,13 @@ def test_reasons_are_for_goals_that_there_are() -> None:
     reasons = tomllib.loads((BENCHMARKS / "reasons.toml").read_text("utf-8"))
     goals = {goal.id for goal in part("_engine_goals").GOALS}
     goals |= {f"{goal.workload}, {goal.variant}" for goal in part("_measure").GOALS}
+    goals |= {goal.name for goal in part("sequences").goals(made_parts())}
     assert reasons.keys() <= goals
+
+
+def made_parts() -> dict[str, Any]:
+    steps = {"DataLoader": [1.0], "reservoir": [2.0]}
+    return {
+        "reservoir": steps, "map": {"DataLoader": [1.0], "map": [2.0]},
+        "accuracy": {"fresh": [1.0], "reservoir": [2.0]},
+    }  # fmt: skip
