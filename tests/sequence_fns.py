@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -124,6 +125,19 @@ class WaitsFor:
         return sample
 
 
+class HangsOnce:
+    """Takes a minute for one sample, the first time."""
+
+    def __init__(self, flag: Path, uid: int) -> None:
+        self.flag, self.uid = flag, uid
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        if sample["sample_uid"] == self.uid and not self.flag.exists():
+            self.flag.touch()
+            time.sleep(60)
+        return sample
+
+
 class NoStart:
     """Cannot be made in another process."""
 
@@ -132,3 +146,35 @@ class NoStart:
 
     def __reduce__(self) -> Any:
         return os._exit, (7,)
+
+
+def slept() -> Any:
+    time.sleep(60)
+    return same
+
+
+class StartsLate:
+    """Takes a minute to be made in another process."""
+
+    def __call__(self, sample: Any) -> Any:
+        return sample
+
+    def __reduce__(self) -> Any:
+        return slept, ()
+
+
+def made_in_a_worker() -> Any:
+    if multiprocessing.parent_process() is None:
+        raise RuntimeError("only in a worker")
+    return OfWorkers()
+
+
+class OfWorkers:
+    """Cannot be made again in the process that gives the tasks."""
+
+    def __reduce__(self) -> Any:
+        return made_in_a_worker, ()
+
+
+def of_workers(samples: list[Any]) -> Any:
+    return {"x": torch.zeros(len(samples)), "what": [OfWorkers() for _ in samples]}

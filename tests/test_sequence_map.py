@@ -106,7 +106,7 @@ def test_what_comes_early_is_held_within_bounds(tmp_path: Path) -> None:
         impatient(sequence)
         waits.flag.unlink()
         given.clear()
-        with pytest.raises(DataError, match=r"without a result of its 2 workers.*\[0\]"):
+        with pytest.raises(DataError, match=r"without a result of 1 of its 2 workers.*\[0\]"):
             list(sequence)
         assert given == [0, 1, 2, 3, 4, 5]
 

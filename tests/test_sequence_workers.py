@@ -87,7 +87,7 @@ def test_a_worker_answers_until_it_is_told_to_end() -> None:
     handler = signal.getsignal(signal.SIGINT)
     mine, theirs = Pipe()
     place, progress = Place(owns=True), [-1, 0]
-    mine.send((7, 0, *place.put(task(4, 5))))
+    mine.send((7, 0, None, *place.put(task(4, 5))))
     mine.send(None)
     try:
         worker.run(theirs, pickle.dumps(Work(fns.same)), 1, progress)
@@ -113,10 +113,11 @@ def test_a_worker_ends_when_nobody_is_left_to_work_for() -> None:
 
 def test_a_worker_writes_samples_to_their_places() -> None:
     layout = layout_of({"x": torch.zeros(1, dtype=torch.int64)}, 0, 5)
-    fields, place, (mine, theirs) = Fields(layout), Place(owns=True), Pipe()
+    fields, (mine, theirs) = Fields(layout), Pipe()
     into = Target(fields.layout, [3, 1])
-    for _ in range(2):
-        mine.send((7, 0, *place.put(task(4, 5)._replace(into=into))))
+    places = [Place(owns=True), Place(owns=True)]
+    for index, place in enumerate(places):
+        mine.send((7, index, None, *place.put(task(4, 5)._replace(into=into))))
     mine.send(None)
     arguments = (theirs, pickle.dumps(StoreWork(fns.same)), 1, [-1, 0])
     thread = threading.Thread(target=worker.run, args=arguments)
@@ -125,7 +126,8 @@ def test_a_worker_writes_samples_to_their_places() -> None:
     assert fields.read(torch.tensor([3, 1]))["x"].tolist() == [4, 5]
     StoreWork(fns.same).close()
     fields.close()
-    place.close()
+    for place in places:
+        place.close()
 
 
 def test_samples_are_written_only_where_they_are_like_the_first() -> None:
@@ -150,7 +152,7 @@ def test_samples_are_written_only_where_they_are_like_the_first() -> None:
 def test_what_a_worker_cannot_send_is_a_failure() -> None:
     mine, theirs = Pipe()
     place = Place(owns=True)
-    mine.send((7, 0, *place.put(task(4))))
+    mine.send((7, 0, None, *place.put(task(4))))
     mine.send(None)
     work = pickle.dumps(Work(fns.same, collate=fns.unsendable))
     thread = threading.Thread(target=worker.run, args=(theirs, work, 1, [-1, 0]))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import secrets
 import sys
 import weakref
+from contextlib import ExitStack, suppress
 from multiprocessing import resource_tracker
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from estimator.sequences import worker
-from estimator.sequences.shared import Place
+from estimator.sequences.shared import Place, forget
 from estimator.sequences.work import Task
 
 if TYPE_CHECKING:
@@ -49,6 +51,9 @@ class WorkerProcess:
         self.places = [Place(owns=True) for _ in range(places)]
         self.jobs: dict[int, tuple[int, Job]] = {}
         self.is_ready = False
+        self.silence = 0.0
+        """Seconds of watching it without a result, while it had jobs."""
+        self._token = secrets.token_hex(6)
         self.process = context.Process(
             target=worker.run, args=(theirs, work, seed, self.progress), daemon=True
         )
@@ -67,7 +72,12 @@ class WorkerProcess:
         taken = {index for index, _ in self.jobs.values()}
         index = next(i for i in range(len(self.places)) if i not in taken)
         self.jobs[key] = (index, job)
-        self.connection.send((key, index, *self.places[index].put(job.task)))
+        where = self.places[index].put(job.task)
+        self.connection.send((key, index, self._answer(key), *where))
+
+    def _answer(self, key: int) -> str:
+        """The name of the memory for a result; whoever ends the process can free it by this."""
+        return f"te_{self._token}_{key}"
 
     def culprit(self) -> tuple[Job, list[Any]] | None:
         """The job that it worked on at last, and the identity of the sample, as far as known."""
@@ -78,30 +88,33 @@ class WorkerProcess:
             return job, uids if row < 0 else uids[row : row + 1]
         return None
 
-    def end(self, patience: float) -> None:
-        """Ends the process, by force where it does not end by itself, and frees its memory."""
+    def end(self, until: float) -> None:
+        """Ends the process, by force where it does not by then, and frees its memory."""
         process = self.process
-        process.join(patience)
-        for force in (process.terminate, process.kill):
-            if process.is_alive():
-                force()
-                process.join(1.0)
-        self.connection.close()
-        for place in self.places:
-            place.close()
+        with ExitStack() as after:  # all of it, even if Ctrl-C comes in between
+            for place in self.places:
+                after.callback(place.close)
+            for key in self.jobs:
+                after.callback(forget, self._answer(key))
+            after.callback(self.connection.close)
+            after.callback(process.kill)
+            process.join(max(0.0, until - monotonic()))
+            for force in (process.terminate, process.kill):
+                if process.is_alive():
+                    force()
+                    process.join(1.0)
 
 
 def end_all(workers: list[WorkerProcess]) -> None:
     """Ends all of them at once, and empties the list."""
-    for each in workers:
-        try:
-            each.connection.send(None)
-        except OSError:
-            continue  # It has ended already.
     until = monotonic() + 1.0
-    for each in workers:
-        each.end(max(0.0, until - monotonic()))
-    workers.clear()
+    with ExitStack() as after:
+        after.callback(workers.clear)
+        for each in workers:
+            after.callback(each.end, until)
+        for each in workers:
+            with suppress(OSError):  # It has ended already.
+                each.connection.send(None)
 
 
 def context_for(method: str | None) -> Any:

@@ -120,7 +120,9 @@ class SequenceMap(Sequence):
                     drops.add(outcome.failures)
                     if outcome.batch.uids:
                         yield outcome.batch.public()
-        except Exception:
+        except GeneratorExit:
+            raise  # The pass is left; the workers go on with the next.
+        except BaseException:  # Ctrl-C may come in the middle of a message
             self.close()
             raise
 

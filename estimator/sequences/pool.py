@@ -12,9 +12,10 @@ from typing import Any
 
 from estimator.handlers.base import ArgumentTypeError, DataError
 from estimator.sampler import mixed
+from estimator.sequences.batches import Named
 from estimator.sequences.crew import Job, WorkerProcess, context_for, end_all
 from estimator.sequences.options import Jobs
-from estimator.sequences.work import Outcome, Task
+from estimator.sequences.work import Outcome, Task, failure
 
 AHEAD = 2
 """Tasks that a worker has at a time, so that it never waits for the next."""
@@ -51,6 +52,7 @@ class Pool:
         self._workers: list[WorkerProcess] = []
         self._deaths = self._started = self._given = 0
         self._waiting: deque[Job] = deque()
+        self._looked = monotonic()
         self._close = weakref.finalize(self, end_all, self._workers)
         for _ in range(workers):
             self._workers.append(self._start())
@@ -64,6 +66,11 @@ class Pool:
     def room(self) -> int:
         """How many tasks can be given at present."""
         return sum(each.room for each in self._workers) - len(self._waiting)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a worker has a task."""
+        return any(each.jobs for each in self._workers)
 
     def close(self) -> None:
         """Ends all workers."""
@@ -93,26 +100,40 @@ class Pool:
             raise DataError(f"the workers of this {self.owner} were closed during a pass.")
         parts: list[Any] = [each.connection for each in self._workers]
         parts += [each.process.sentinel for each in self._workers]
-        if not connection.wait(parts, timeout):
-            return False
-        for index, each in enumerate(self._workers):
-            if not self._drain(each):
-                self._replace(index)
-        self._hand_out()
-        return True
+        happened = bool(connection.wait(parts, timeout))
+        self._count_silence()
+        if happened:
+            for index, each in enumerate(self._workers):
+                if not self._drain(each):
+                    self._replace(index)
+            self._hand_out()
+        silent = [each for each in self._workers if each.silence > self.settings.timeout]
+        if silent:
+            raise self._late(silent)
+        return happened
+
+    def _count_silence(self) -> None:
+        # Time in which nobody looked, such as that of a long validation, hardly counts: results
+        # may have waited, or this process and its workers may have been stopped together.
+        passed = min(1.0, self.settings.timeout / 2, monotonic() - self._looked)
+        self._looked = monotonic()
+        for each in self._workers:
+            each.silence = each.silence + passed if each.jobs else 0.0
 
     def fail(self, message: str) -> DataError:
         """Closes the pool for an error, which the caller raises."""
         self.close()
         return DataError(message)
 
-    def late(self) -> DataError:
-        """The error of having waited too long."""
-        culprits = [each.culprit() for each in self._workers]
+    def _late(self, silent: list[WorkerProcess]) -> DataError:
+        patience = f"{self.settings.timeout:g} s"
+        if not any(each.is_ready for each in silent):
+            return self.fail(self._no_start(f"nothing was heard of them for {patience}"))
+        culprits = [each.culprit() for each in silent]
         uids = [uid for found in culprits if found for uid in found[1]]
         return self.fail(
-            f"{self.owner} waited for {self.settings.timeout:g} s without a result of its "
-            f"{len(self._workers)} workers; they work on the samples {uids!r}. Look for what "
+            f"{self.owner} waited for {patience} without a result of {len(silent)} of its "
+            f"{len(self._workers)} workers, at work on the samples {uids!r}. Look for what "
             "blocks there, or pass a longer timeout=."
         )
 
@@ -146,26 +167,36 @@ class Pool:
 
     def _drain(self, each: WorkerProcess) -> bool:
         """Takes what a worker has sent; returns whether it lives."""
-        try:
-            while each.connection.poll():
+        while True:
+            try:
+                if not each.connection.poll():
+                    return bool(each.process.is_alive())
                 message = each.connection.recv()
-                if message is None:
-                    each.is_ready = True
-                    continue
-                key, name, sizes = message
-                index, job = each.jobs.pop(key)
-                outcome = each.places[index].get(name, sizes)
-                self._deaths = 0
-                if job.session is not None:
-                    job.session.accept(job, outcome)
-        except (EOFError, OSError):
-            return False
-        return bool(each.process.is_alive())
+            except (EOFError, OSError):
+                return False
+            each.silence = 0.0
+            if message is None:
+                each.is_ready = True
+            else:
+                self._deliver(each, *message)
+
+    def _deliver(self, each: WorkerProcess, key: int, name: str, count: int) -> None:
+        index, job = each.jobs[key]
+        try:
+            outcome = each.places[index].get(name, count)
+        except OSError:
+            raise  # A lack of memory or of files is no fault of the samples.
+        except Exception as error:  # what arrives cannot be made again
+            outcome = Outcome(Named(None, []), [failure(uid, error) for uid in job.task.batch.uids])
+        del each.jobs[key]
+        self._deaths = 0
+        if job.session is not None:
+            job.session.accept(job, outcome)
 
     def _replace(self, index: int) -> None:
         dead = self._workers[index]
         culprit = dead.culprit()
-        dead.end(1.0)
+        dead.end(monotonic() + 1.0)
         code = dead.process.exitcode
         self.restarts += 1
         self._deaths += 1
@@ -217,14 +248,11 @@ class Session:
         """Waits until there is a result, or until there is enough of something else.
 
         Raises:
-            DataError: Nothing came within the time-out.
+            DataError: A worker that has jobs was silent for the time-out.
         """
-        until = monotonic() + self.pool.settings.timeout
         while not (self.results if enough is None else enough()):
-            if self.pool.step(min(1.0, max(0.0, until - monotonic()))):
-                until = monotonic() + self.pool.settings.timeout
-            elif monotonic() >= until:
-                raise self.pool.late()
+            assert self.pool.is_busy, "nothing would ever come"
+            self.pool.step(min(1.0, self.pool.settings.timeout))
 
     def close(self) -> None:
         """Forgets what is still to come."""

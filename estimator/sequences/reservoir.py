@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,17 +13,20 @@ import numpy as np
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, DataError
 from estimator.sampler import mixed
 from estimator.sequences.base import Sequence
-from estimator.sequences.batches import Named, named, public, samples_of
+from estimator.sequences.batches import public, samples_of
 from estimator.sequences.fields import Fields, StoreWork, Target, layout_of, stored_in
-from estimator.sequences.map import Drops, SequenceMap
+from estimator.sequences.map import Drops
 from estimator.sequences.options import JobOptions, check_whole, jobs
 from estimator.sequences.pool import Pool, Session
 from estimator.sequences.reservoir_report import ReservoirReport
+from estimator.sequences.reservoir_source import batch_size_of, functions_of, tasks_of
 from estimator.sequences.slots import Slots
-from estimator.sequences.work import Failure, Outcome, Task
+from estimator.sequences.work import Failure, Outcome
 
 CHUNK = 8
-"""Samples of a task at most, so that a message to a worker is for several of them."""
+"""Samples of a task where that is enough, so that a message to a worker is for several."""
+MOST_AHEAD = 16
+"""Tasks that a worker has at most: each takes a file and a message, of which a pipe holds some."""
 
 
 class SequenceAsyncReservoir(Sequence):
@@ -77,7 +79,7 @@ class SequenceAsyncReservoir(Sequence):
                 f"SequenceAsyncReservoir(fn=...) must be a function; received {fn!r}."
             )
         self.source, self.fn, self.workers = source, fn, workers
-        self.batch_size = _batch_size(source)
+        self.batch_size = batch_size_of(source)
         self.capacity, self.max_reuse, self.max_age = capacity, max_reuse, max_age
         check_whole("SequenceAsyncReservoir", "capacity", capacity, self.batch_size)
         half = max(self.batch_size, capacity // 2)
@@ -142,7 +144,9 @@ class SequenceAsyncReservoir(Sequence):
                 if self._state is None:
                     self._state = _State(self)
                 yield self._state.next_batch()
-        except Exception:
+        except GeneratorExit:
+            raise  # The pass is left; the next one goes on with what there is.
+        except BaseException:  # Ctrl-C may come in the middle of a message
             self.close()
             raise
 
@@ -154,7 +158,8 @@ class _State:
         size, workers, settings = owner.batch_size, owner.workers, owner.settings
         self.size, self.min_fill, self.max_reuse = size, owner.min_fill, owner.max_reuse
         self.deterministic = owner.deterministic
-        self.chunk = max(1, min(CHUNK, size // (2 * workers)))
+        least = -(-size // (workers * MOST_AHEAD))
+        self.chunk = max(1, least, min(CHUNK, size // (2 * workers)))
         # While a batch is trained on, workers fill as many places as it takes away.
         ahead = max(2, -(-size // (self.chunk * workers)))
         spare = 2 * self.chunk * workers * ahead
@@ -163,25 +168,25 @@ class _State:
             seed=mixed(settings.seed, 1),
         )  # fmt: skip
         self.uids = np.empty(owner.capacity + spare, dtype=object)
-        source, fn = _functions(owner.source, owner.fn)
-        self.tasks = _tasks(source, self.chunk, settings.seed)
+        source, fn = functions_of(owner.source, owner.fn)
+        self.tasks = tasks_of(source, self.chunk, settings.seed)
         self.drops = Drops(settings, "SequenceAsyncReservoir")
+        self.samples, self.barren = sum(source._sizes() or []), 0
         self.pool = Pool(StoreWork(fn), workers, settings, "SequenceAsyncReservoir", ahead=ahead)
+        self.memory: list[Fields] = []
+        self._end = weakref.finalize(self, _end, self.pool, self.memory)
         self.session = Session(self.pool)
         self.targets: dict[int, list[int]] = {}
         self.early: dict[int, Outcome] = {}
         self.given = self.due = self.drawn = self.batches = 0
         self.stalls, self.stall_seconds, self.start_seconds = 0, 0.0, 0.0
-        self.fields = self._first_fields()
-        self._free = weakref.finalize(self, self.fields.close)
 
     def close(self) -> None:
-        """Ends the workers, then frees the memory that they write to."""
+        """Ends the workers and frees the memory."""
         self.session.close()
-        self.pool.close()
-        self._free()
+        self._end()
 
-    def _first_fields(self) -> Fields:
+    def _begin(self) -> None:
         """Has a first sample made, whose like all others must be."""
         began = perf_counter()
         while True:
@@ -190,21 +195,23 @@ class _State:
             self.given += 1
             self.session.wait()
             (outcome,) = self.session.taken().values()
-            self.drops.add(outcome.failures)
+            self._heed(outcome)
             if outcome.batch.uids:
                 break
         content, uids = outcome.batch
         layout = layout_of(content, uids[0], len(self.uids))
-        fields, failures = Fields(layout), list[Failure]()
+        self.memory.append(Fields(layout))
+        failures = list[Failure]()
         slots = self.slots.take(len(uids))
-        made = stored_in(fields, slots, samples_of(content, len(uids)), uids, failures)
+        made = stored_in(self.memory[0], slots, samples_of(content, len(uids)), uids, failures)
         self._take_in(slots, Outcome(made, failures))
         self.due = self.given
         self.start_seconds += perf_counter() - began
-        return fields
 
     def next_batch(self) -> Any:
         """Draws a batch, after the reservoir was renewed by what workers have made."""
+        if not self.memory:
+            self._begin()
         self.pool.collect()
         self._renew()
         if self._lacks():
@@ -220,7 +227,7 @@ class _State:
         rows = self.slots.draw(self.size)
         self.batches += 1
         self.drawn += self.size
-        return public(self.fields.read(rows), self.uids[rows.numpy()].tolist())
+        return public(self.memory[0].read(rows), self.uids[rows.numpy()].tolist())
 
     def _lacks(self) -> bool:
         return len(self.slots.live) < self.min_fill or self._behind() > 0
@@ -254,14 +261,24 @@ class _State:
             self.uids[slot] = uid
         self.slots.fill(used)
         self.slots.give_back(set(slots) - set(used))
+        self._heed(outcome)
+
+    def _heed(self, outcome: Outcome) -> None:
         self.drops.add(outcome.failures)
+        self.barren = 0 if outcome.batch.uids else self.barren + len(outcome.failures)
+        if self.barren >= self.samples:
+            raise DataError(
+                f"SequenceAsyncReservoir: none of the {self.samples} samples of an epoch could be "
+                f"made; the last was {outcome.failures[-1].uid!r}: {outcome.failures[-1].error}\n"
+                "Correct fn; a greater max_drops= does not help."
+            )
 
     def _give(self) -> None:
         while self.pool.room > 0 and self.slots.free >= self.chunk:
             task = next(self.tasks)
             slots = self.slots.take(len(task.batch.uids))
             self.targets[self.given] = slots
-            target = Target(self.fields.layout, slots)
+            target = Target(self.memory[0].layout, slots)
             self.session.submit(self.given, task._replace(into=target))
             self.given += 1
 
@@ -275,51 +292,10 @@ class _State:
         report.dropped, report.restarts = len(self.drops.failures), self.pool.restarts
 
 
-def _batch_size(source: Sequence) -> int:
-    sizes = source._sizes()
-    if not sizes:
-        raise ArgumentError(
-            "SequenceAsyncReservoir(source=...) must know its batches and have one or more; "
-            f"received a {type(source).__name__} of {None if sizes is None else 0}. Give a "
-            "sequence of your own a _sizes that tells them."
-        )
-    return max(sizes)
-
-
-def _functions(
-    source: Sequence, fn: Callable[[Any], Any] | None
-) -> tuple[Sequence, Callable[[Any], Any]]:
-    """The source, and all that is to be done to its samples in workers."""
-    functions = [] if fn is None else [fn]
-    while type(source) is SequenceMap and not (
-        source.workers or source.batched or source.collate_fn
-    ):
-        functions.insert(0, source.fn)
-        source = source.source
-    return source, _Chain(functions)
-
-
-class _Chain:
-    """Functions of a sample, one after the other."""
-
-    def __init__(self, functions: list[Callable[[Any], Any]]) -> None:
-        self.functions = functions
-
-    def __call__(self, sample: Any) -> Any:
-        for function in self.functions:
-            sample = function(sample)
-        return sample
-
-
-def _tasks(source: Sequence, chunk: int, seed: int) -> Iterator[Task]:
-    """Pieces of the source's batches, epoch after epoch."""
-    origin = type(source).__name__
-    for epoch in itertools.count():
-        count = 0
-        for number, given in enumerate(source._batches(epoch, 0)):
-            batch: Named = named(given, origin)
-            for at in range(0, len(batch.uids), chunk):
-                count += 1
-                yield Task(batch.rows(at, at + chunk), mixed(seed, epoch, number), at)
-        if not count:
-            raise DataError(f"{origin} must yield at least one batch an epoch; it yielded none.")
+def _end(pool: Pool, memory: list[Fields]) -> None:
+    """Ends the workers, then frees the memory, which they write to until then."""
+    try:
+        pool.close()
+    finally:
+        while memory:
+            memory.pop().close()

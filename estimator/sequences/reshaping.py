@@ -174,12 +174,13 @@ def checked_batch(batch: Any, uids: list[Any], function: str) -> Any:
         function: What messages call it.
 
     Raises:
-        DataError: It is None, or has another number of samples.
+        DataError: It is None or empty, or has another number of samples.
     """
     content = bare(batch)
     length = size_of(content)
-    if batch is None or (length is not None and length != len(uids)):
-        received = "None" if batch is None else f"{length} of them"
+    is_nothing = batch is None or (isinstance(content, (dict, list, tuple)) and not content)
+    if is_nothing or (length is not None and length != len(uids)):
+        received = repr(batch) if is_nothing else f"{length} of them"
         raise DataError(
             f"{function} must return a batch of the {len(uids)} samples that it got, from "
             f"{uids[0]!r} to {uids[-1]!r}; received {received}. Return one row a sample in each "

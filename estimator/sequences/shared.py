@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import shutil
+import struct
 import sys
 from collections.abc import Sequence
 from multiprocessing import shared_memory
@@ -19,17 +21,18 @@ class Block:
     """A piece of memory that other processes find by its name.
 
     Args:
-        size: Bytes; what is given where it is made.
-        name: Of one that another process has made.
+        size: Bytes; 0 is for one that another process has made.
+        name: Of one that another process has made, or is to find; None lets the system choose.
 
     Raises:
         DataError: There is not that much shared memory.
+        FileNotFoundError: Nobody has made one of this name.
     """
 
     def __init__(self, size: int = 0, *, name: str | None = None) -> None:
-        if name is None:
+        if size:
             _check_room(size)
-        self._memory = shared_memory.SharedMemory(name, create=name is None, size=size)
+        self._memory = shared_memory.SharedMemory(name, create=size > 0, size=size)
         self.name = self._memory.name
         self.size = self._memory.size
 
@@ -44,6 +47,13 @@ class Block:
         self._memory.close()
         if unlink:
             self._memory.unlink()
+
+
+def forget(name: str) -> None:
+    """Frees the memory of a name, where there is any."""
+    # A process that was killed may have made a block and not yet given it a size.
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        Block(name=name).close(unlink=True)
 
 
 def _check_room(size: int) -> None:
@@ -96,26 +106,38 @@ class Place:
         self.owns = owns
         self.block: Block | None = None
 
-    def put(self, value: Any) -> tuple[str, list[int]]:
-        """Writes a value; tells where it is, for `get` in another process."""
+    def put(self, value: Any, name: str | None = None) -> tuple[str, int]:
+        """Writes a value.
+
+        Args:
+            value: What can be pickled.
+            name: Of the block, where one has to be made.
+
+        Returns:
+            Where it is, for `get` in another process. This is short whatever the value, so that
+            messages about it never fill a pipe.
+        """
         pieces = dumped(value)
         sizes = [piece.nbytes for piece in pieces]
-        if self.block is None or self.block.size < sum(sizes):
-            self._have(Block(sum(sizes) * 5 // 4 + 4096))
+        table = memoryview(struct.pack(f"{len(sizes)}q", *sizes))
+        total = table.nbytes + sum(sizes)
+        if self.block is None or self.block.size < total:
+            self._have(Block(total * 5 // 4 + 4096, name=name))
         assert self.block is not None
         at = 0
-        for piece, size in zip(pieces, sizes, strict=True):
-            self.block.bytes[at : at + size] = piece
-            at += size
-        return self.block.name, sizes
+        for piece in (table, *pieces):
+            end = at + piece.nbytes
+            self.block.bytes[at:end] = piece
+            at = end
+        return self.block.name, len(pieces)
 
-    def get(self, name: str, sizes: Sequence[int]) -> Any:
+    def get(self, name: str, count: int) -> Any:
         """Reads the value that another process has written, into memory of its own."""
         if self.block is None or self.block.name != name:
             self._have(Block(name=name))
         assert self.block is not None
-        pieces, at = [], 0
-        for size in sizes:
+        pieces, at = [], 8 * count
+        for size in struct.unpack_from(f"{count}q", self.block.bytes):
             pieces.append(bytearray(self.block.bytes[at : at + size]))
             at += size
         return loaded(pieces)

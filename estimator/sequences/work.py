@@ -43,7 +43,7 @@ class Failure(NamedTuple):
 
     Attributes:
         uid: Its identity.
-        error: What was raised, in one line.
+        error: What was raised, in one line without a full stop.
         trace: The traceback as text.
     """
 
@@ -68,7 +68,7 @@ def seed_streams(seed: int) -> None:
 
 def failure(uid: Any, error: Exception) -> Failure:
     """An exception as text, since not every one can be sent to another process."""
-    line = "".join(traceback.format_exception_only(error)).strip()
+    line = f"{type(error).__name__}: {error}".rstrip(".")
     return Failure(uid, line, "".join(traceback.format_exception(error)))
 
 

@@ -53,22 +53,22 @@ def run(connection: Connection, work: bytes, seed: int, progress: Any) -> None:
 
 def _answer(
     function: Callable[[Task, Callable[[int], None]], Any],
-    message: tuple[int, int, str, list[int]],
+    message: tuple[int, int, str | None, str, int],
     places: dict[int, Place],
     progress: Any,
-) -> tuple[int, str, list[int]]:
-    number, index, name, sizes = message
+) -> tuple[int, str, int]:
+    number, index, mine, name, count = message
     place = places.setdefault(index, Place(owns=False))
     progress[1], progress[0] = -1, number
 
     def at(row: int) -> None:
         progress[1] = row
 
-    task = place.get(name, sizes)
+    task = place.get(name, count)
     try:
-        answer = (number, *place.put(function(task, at)))
+        answer = (number, *place.put(function(task, at), mine))
     except Exception as error:  # what was made cannot be sent, for one
         failures = [failure(uid, error) for uid in task.batch.uids]
-        answer = (number, *place.put(Outcome(Named(None, []), failures)))
+        answer = (number, *place.put(Outcome(Named(None, []), failures), mine))
     progress[0] = -1
     return answer
