@@ -45,7 +45,7 @@ def split_fraction(train: Any, fraction: float, seed: int | None) -> tuple[Any, 
         raise ArgumentError(
             f"fit(val={fraction!r}) splits a train that has a length and indices: arrays, a "
             f"Dataset or a DataLoader over one; received {type(train).__name__}. Pass "
-            "validation data of its own."
+            "validation data of its own; of a sequence, such as subsample_uids gives."
         )
     samples = len(dataset)
     held = round(samples * fraction) if 0 < fraction < 1 else 0

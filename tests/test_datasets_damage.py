@@ -142,7 +142,8 @@ def test_bad_boxes_are_dropped_cut_or_refused(made: Path) -> None:
     ("text", "message"),
     [
         ("a,y\n1,2\n3\n", r"t\.csv: line 3 must have 2 cells, as the header; received 1"),
-        ("a,y\n1,2\nx,4\n", r"t\.csv: the column 'a' must hold numbers; line 3 has 'x'"),
+        ("a,y\n1,2\nx,4\n", r"t\.csv: the column 'a' must hold finite numbers; line 3 has 'x'"),
+        ("a,y\n1,2\n-inf,4\n", r"t\.csv: .* 'a' must hold finite numbers; line 3 has '-inf'"),
         ("b,y\n1,2\n", r"t\.csv: there must be a column 'a'\. There are: b, y"),
         ("a,y\n\n", r"t\.csv: there must be rows below the header"),
     ],
@@ -159,3 +160,12 @@ def test_a_cell_may_hold_a_comma_and_a_line_end(tmp_path: Path) -> None:
     assert {name: column.tolist() for name, column in table.items()} == {
         "a": [1, 3], "name=x, \ny": [1, 0], "name=z": [0, 1], "y": [2, 4],
     }  # fmt: skip
+
+
+def test_words_that_are_missing_are_no_class(made: Path) -> None:
+    """The error names the column of the file, and not those that are made of it."""
+    path = made / "titanic/train.csv"
+    path.write_text(path.read_text().replace(",S\n", ",NaN\n", 1))
+    with pytest.raises(DataError, match=r"received 1 in 'Age', 2 in 'Embarked', of 20 rows"):
+        datasets.titanic()
+    assert "Embarked=NaN" not in datasets.titanic(missing="fill").columns

@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from estimator import Estimator
-from estimator.handlers.base import DataError
+from estimator.dealing import deal
+from estimator.distributed import World
+from estimator.handlers.base import ArgumentError, DataError
 from estimator.sequences import SequenceArray, SequenceAsyncReservoir, SequenceMap
 from estimator.sequences.batches import Named
 from estimator.sequences.crew import end_all
@@ -59,15 +61,13 @@ def is_there(name: str) -> bool:
 def test_results_that_nobody_takes_leave_no_memory_behind() -> None:
     """A worker makes room for a result itself, under a name that the other side must know."""
     pool = Pool(Work(fns.Enlarged()), 1, Jobs(seed=1, timeout=20), "it")
-    session = Session(pool)
-    session.submit(0, Task(Named({"x": torch.zeros(1, 1)}, [0]), seed=1))
     (worker,) = pool._workers
     while not worker.is_ready:
         pool.step(1)
+    Session(pool).submit(0, Task(Named({"x": torch.zeros(1, 1)}, [0]), seed=1))
     (key,) = worker.jobs
     name = worker._answer(key)
-    if not session.results:  # of which the message is not read in what follows
-        assert worker.connection.poll(20) and is_there(name)
+    assert worker.connection.poll(20) and is_there(name)
     pool.close()
     assert not is_there(name) and not worker.process.is_alive()
     forget(name)  # once more is no error
@@ -238,3 +238,73 @@ def test_a_fit_over_a_job_that_never_ends_stops(kind: str, side: str, tmp_path: 
     model = Estimator(nn.Linear(1, 1), nn.MSELoss(), targets="y")
     with hangs, pytest.raises(DataError, match=r"0\.3 s without a result.*samples \[9\]"):
         model.fit(data["train"], data["val"], epochs=100, progress=False)
+
+
+def test_an_epoch_without_an_order_goes_on_with_a_warning() -> None:
+    with numbers().map(fns.same, workers=1, ordered=False) as sequence:
+        pipeline = sequence.rebatch(6)
+        next(iter(pipeline))
+        state = pipeline.state_dict()
+        with pytest.warns(UserWarning, match=r"no fixed order \(ordered=False\)"):
+            pipeline.load_state_dict(state)
+        pipeline.load_state_dict({**state, "done": 0})
+    in_this_process = numbers().map(fns.same, ordered=False)
+    next(iter(in_this_process))
+    in_this_process.load_state_dict(in_this_process.state_dict())
+
+
+@pytest.mark.parametrize("done", [1, 2, 5])
+def test_an_epoch_goes_on_after_batches_that_came_to_nothing(done: int) -> None:
+    """They are not among those that a run counts, and the place after them is none of the source's.
+
+    Batches 0, 3 and 6 of the eight come to nothing.
+    """
+    sequence = SequenceArray({"x": X[:8]}, 1).map(fns.fails_on_thirds, on_error="drop")
+    names = [1, 2, 4, 5, 7]
+    with pytest.warns(UserWarning, match="leaves out the sample 0"):
+        for batch in itertools.islice(sequence, done):
+            assert batch["sample_uid"].item() in names[:done]
+        sequence.load_state_dict(sequence.state_dict())
+        assert [batch["sample_uid"].item() for batch in sequence] == names[done:]
+
+
+@pytest.mark.parametrize(
+    ("fn", "received"),
+    [
+        (lambda b: {**b, "y": b["x"][:2]}, r"received 2 rows in batch\['y'\]"),
+        (lambda b: (b["x"], b["x"][:3]), r"received 3 rows in batch\[1\]"),
+        (lambda b: {"x": b["x"][:1]}, "received 1 of them"),
+        (lambda b: {"sample_uid": b["sample_uid"]}, r"received \{'sample_uid'.*\}"),
+        (lambda b: {}, r"received \{\}"),
+    ],
+)
+def test_a_function_of_batches_keeps_all_rows(fn: Any, received: str) -> None:
+    with pytest.raises(DataError, match=rf"4 samples that it got, from 0 to 3; {received}"):
+        list(numbers().map(fn, batched=True))
+
+
+@pytest.mark.parametrize("nothing", [None, {}, (), []])
+def test_a_collate_that_returns_nothing_is_told(nothing: Any) -> None:
+    message = r"collate must return a batch of the 4 samples .* received (None|\{\}|\(\)|\[\])\."
+    for sequence in (
+        numbers().collate(lambda samples: nothing),
+        numbers().map(fns.same, collate=lambda samples: nothing),
+    ):
+        with pytest.raises(DataError, match=message):
+            list(sequence)
+
+
+@pytest.mark.parametrize("kind", [*WITH_WORKERS, "rebatch"])
+def test_a_fraction_of_a_sequence_cannot_be_held_out(kind: str) -> None:
+    sequence: Any = numbers().rebatch(3) if kind == "rebatch" else made(kind)
+    message = rf"fit\(val=0.1\) splits .* received {type(sequence).__name__}.*subsample_uids"
+    with pytest.raises(ArgumentError, match=message):
+        Estimator(nn.Linear(1, 1), nn.MSELoss()).fit(sequence, 0.1, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("kind", WITH_WORKERS)
+def test_a_sequence_with_workers_is_not_dealt_to_processes(kind: str) -> None:
+    sequence = made(kind)
+    message = rf"fit\(train=...\) is dealt to several processes.*received {type(sequence).__name__}"
+    with pytest.raises(DataError, match=message):
+        deal(sequence, "fit(train=...)", World())

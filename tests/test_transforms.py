@@ -162,6 +162,21 @@ def test_a_box_that_is_not_valid_stays_so() -> None:
     assert not changed["valid"].any() and (changed["boxes"] == 0).all()
 
 
+@pytest.mark.parametrize(
+    "box", [[1, 1, 1, 5], [5, 5, 2, 2], [50, 50, 60, 60], [-9, -9, -1, -1], [float("nan")] * 4]
+)
+def test_a_box_without_area_or_outside_the_image_is_none(box: list[float]) -> None:
+    batch = {
+        "images": torch.zeros(1, 1, 8, 8),
+        "boxes": torch.tensor([[box]], dtype=torch.float32),
+        "valid": torch.tensor([[True]]),
+    }
+    keys: Any = {"boxes": "boxes", "valid": "valid"}
+    for transform in (RandomFlip(1.0, **keys), RandomCrop(8, **keys)):
+        changed = transform(batch)
+        assert changed["boxes"].tolist() == [[[0, 0, 0, 0]]] and not changed["valid"].any()
+
+
 def test_cutout_takes_away_a_rectangle() -> None:
     images = torch.ones(200, 2, 9, 9)
     changed = RandomCutout((3, 5), fill=0.25)(images)

@@ -92,7 +92,8 @@ def read_table(
 
     Returns:
         Columns (N,) float64 in the order that they were asked for, words in that of the alphabet,
-        the target last. An empty cell, or "nan", is NaN; of words, in all of their columns.
+        the target last. An empty cell, or "nan" in any case, is NaN; of words, in all of their
+        columns.
 
     Raises:
         DataError: A column is missing, a row is cut, or a cell is no number, with its line.
@@ -133,17 +134,22 @@ def _floats(cells: list[str], lines: list[int], name: str, path: Path) -> Tensor
     for cell, line in zip(cells, lines, strict=True):
         try:
             values.append(float(cell) if cell else math.nan)
-        except ValueError as error:
+        except ValueError:
+            values.append(math.inf)
+        if math.isinf(values[-1]):
             raise DataError(
-                f"{path}: the column {name!r} must hold numbers; line {line} has {cell!r}."
-            ) from error
+                f"{path}: the column {name!r} must hold finite numbers; line {line} has {cell!r}."
+            )
     return torch.tensor(values, dtype=torch.float64)
 
 
 def _one_hot(cells: list[str], name: str) -> dict[str, Tensor]:
+    empty = {cell for cell in cells if cell.lower() in ("", "nan")}
     known = {
-        f"{name}={word}": torch.tensor([math.nan if not c else float(c == word) for c in cells])
-        for word in sorted(set(cells) - {""})
+        f"{name}={word}": torch.tensor(
+            [math.nan if cell in empty else float(cell == word) for cell in cells]
+        )
+        for word in sorted(set(cells) - empty)
     }
     return {column: values.double() for column, values in known.items()}
 

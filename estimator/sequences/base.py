@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
@@ -45,6 +46,10 @@ class Sequence(ABC):
     @abstractmethod
     def _sizes(self) -> list[int] | None:
         """Samples of each batch of an epoch; None where that is not known."""
+
+    def _keeps_order(self) -> bool:
+        """Whether a pass of an epoch that is gone through again gives the same batches."""
+        return True
 
     def _over(self, choose: Callable[[Sequence], Sequence]) -> Sequence:
         """The same steps over a choice of the samples at the source."""
@@ -91,6 +96,12 @@ class Sequence(ABC):
             raise DataError(
                 f"{type(self).__name__} must have the {state['batches']} batches that it had when "
                 f"its state was taken; received one of {batches}. Make it of the same data."
+            )
+        if state["done"] and not self._keeps_order():
+            warnings.warn(
+                "an epoch goes on whose batches came in no fixed order (ordered=False): some of "
+                "its samples may come twice, others not at all. ordered=True goes on exactly.",
+                stacklevel=2,
             )
         self._epoch, self._done, self._goes_on = state["epoch"], state["done"], True
 

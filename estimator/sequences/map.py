@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from itertools import islice
 from typing import Any, Unpack
 
 from estimator.handlers.base import ArgumentTypeError, DataError
@@ -30,7 +31,8 @@ class SequenceMap(Sequence):
         fn: Of one sample: a dict with "sample_uid", or a tuple, as the source's arrays are. It
             returns a sample of any other structure. With workers it has to be importable.
         workers: Processes; 0 works in this one.
-        ordered: Whether batches come in their order; False gives each as soon as it is there.
+        ordered: Whether batches come in their order; False gives each as soon as it is there. A
+            run that goes on in the middle of such an epoch cannot know which it has had.
         batched: Whether `fn` takes and returns whole batches, with the same number of samples.
         collate: Makes a batch of a list of samples; None stacks them.
         **options: `on_error`, `max_drops`, `seed`, `timeout` and `start_method`, as in `Jobs`.
@@ -102,6 +104,9 @@ class SequenceMap(Sequence):
     def _sizes(self) -> list[int] | None:
         return self.source._sizes()
 
+    def _keeps_order(self) -> bool:
+        return (self.ordered or not self.workers) and self.source._keeps_order()
+
     def _ready_pool(self) -> Pool:
         if self._pool is None or not self._pool.is_open:
             self._pool = Pool(self._work(), self.workers, self.settings, "SequenceMap")
@@ -111,6 +116,12 @@ class SequenceMap(Sequence):
         return Work(self.fn, batched=self.batched, collate=self.collate_fn)
 
     def _batches(self, epoch: int, start: int) -> Iterator[Any]:
+        if self.settings.drops:
+            # How many batches came to nothing before that place is known by making them again.
+            return islice(self._made(epoch, 0), start, None)
+        return self._made(epoch, start)
+
+    def _made(self, epoch: int, start: int) -> Iterator[Any]:
         drops = Drops(self.settings, "SequenceMap")
         self.failures = drops.failures
         outcomes = self._in_workers if self.workers else self._here

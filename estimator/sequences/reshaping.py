@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -12,6 +12,7 @@ from estimator.sequences.base import Sequence
 from estimator.sequences.batches import (
     Named,
     bare,
+    is_words,
     joined,
     named,
     public_sample,
@@ -38,6 +39,9 @@ class _Reshaped(Sequence):
     def _sizes(self) -> list[int] | None:
         sizes = self.source._sizes()
         return None if sizes is None else self._resized(sizes)
+
+    def _keeps_order(self) -> bool:
+        return self.source._keeps_order()
 
     def _over(self, choose: Callable[[Sequence], Sequence]) -> Sequence:
         return type(self)(choose(self.source), self.n)
@@ -187,3 +191,21 @@ def checked_batch(batch: Any, uids: list[Any], function: str) -> Any:
             "tensor."
         )
     return content
+
+
+def check_columns(content: Any, uids: list[Any]) -> None:
+    """Checks that each column of a batch that a user's function returned has all samples.
+
+    Raises:
+        DataError: One has another number of rows.
+    """
+    parts: Any = content.items() if isinstance(content, Mapping) else ()
+    if isinstance(content, (tuple, list)) and not is_words(content):
+        parts = enumerate(content)
+    for key, column in parts:
+        length = size_of(column)
+        if length not in (None, len(uids)):
+            raise DataError(
+                f"fn must return a batch of the {len(uids)} samples that it got, from {uids[0]!r} "
+                f"to {uids[-1]!r}; received {length} rows in batch[{key!r}]."
+            )

@@ -19,7 +19,7 @@ from estimator.sequences.batches import (
     public_sample,
     samples_of,
 )
-from estimator.sequences.reshaping import checked_batch, collated_by
+from estimator.sequences.reshaping import check_columns, checked_batch, collated_by
 
 
 class Task(NamedTuple):
@@ -113,6 +113,7 @@ class Work:
         seed_streams(task.seed)
         try:
             result = checked_batch(self.fn(_given(content, uids)), uids, "fn")
+            check_columns(result, uids)
             if self.collate is not None:
                 result = collated_by(self.collate, samples_of(result, len(uids)), uids)
         except Exception as error:

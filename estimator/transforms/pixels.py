@@ -51,7 +51,8 @@ def with_boxes(scene: Scene, boxes: Tensor, size: tuple[int, int]) -> Scene:
     real = before if scene.valid is None else before & scene.valid.bool()
     boxes = clipped(boxes, size)
     left = real & _has_area(boxes)
-    boxes = boxes * left[..., None]
+    # Not a product, which NaN would survive.
+    boxes = torch.where(left[..., None], boxes, 0)
     return replace(scene, boxes=boxes, valid=None if scene.valid is None else left)
 
 
