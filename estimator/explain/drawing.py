@@ -14,8 +14,8 @@ from torch import Tensor
 from estimator.handlers._sample_rows import unit_range
 from estimator.handlers.base import require
 
-_PANEL = 2.6
-_HEAD = 0.75
+_SIDE, _WIDTH, _EDGE, _HEAD = 2.1, 2.85, 0.1, 0.95
+"""Inches: of a picture, of a picture with its scale, around all, and of what stands above."""
 _SHARE = 0.999
 """Of a map's numbers this share is within the colours; few larger ones would hide the rest."""
 
@@ -38,41 +38,49 @@ def drawing(
     """
     figures = require("matplotlib.figure", "explain", "a picture of an explanation")
     agg = require("matplotlib.backends.backend_agg", "explain", "a picture of an explanation")
-    panels = 1 + len(maps)
-    size = (max(2, panels) * _PANEL, _PANEL + _HEAD)
-    figure = figures.Figure(figsize=size, dpi=100, layout="constrained")
+    size = (max(2, 1 + len(maps)) * _WIDTH, _SIDE + _HEAD)
+    figure = figures.Figure(figsize=size, dpi=100)
     agg.FigureCanvasAgg(figure)
-    figure.suptitle("\n".join(lines), fontsize=9, parse_math=False)
-    axes = figure.subplots(1, max(2, panels), squeeze=False)[0]
-    for place in axes:
-        place.set_axis_off()
+    top = 1 - 0.08 / size[1]
+    text = {"ha": "left", "va": "top", "fontsize": 9, "parse_math": False}
+    figure.text(_EDGE / size[0], top, "\n".join(lines), **text)
     shown = _pixels(image)
-    axes[0].imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes[0].set_title("input", fontsize=8)
     grey = shown if shown.ndim == 2 else shown[..., :3].mean(2)
-    for place, (name, values) in zip(axes[1:], maps.items(), strict=False):
-        _draw(figure, place, grey, _flat(values), name, signed[name])
+    axes = _panel(figure, 0, "input", size)
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    for number, (name, values) in enumerate(maps.items(), start=1):
+        axes = _panel(figure, number, name.replace("_", " "), size)
+        seen = _overlay(axes, grey, _flat(values), signed[name])
+        left = axes.get_position().x1 + 0.06 / size[0]
+        place = (left, _EDGE / size[1], 0.09 / size[0], _SIDE / size[1])
+        scale = figure.colorbar(seen, cax=figure.add_axes(place), format="%.2g")
+        scale.ax.tick_params(labelsize=6.5)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
-def _draw(
-    figure: Any, axes: Any, grey: NDArray[Any], values: NDArray[Any], name: str, signed: bool
-) -> None:
+def _panel(figure: Any, number: int, title: str, size: tuple[float, float]) -> Any:
+    """The axes of a picture; laid out by hand, which takes half the time."""
+    left = _EDGE + number * _WIDTH
+    place = (left / size[0], _EDGE / size[1], _SIDE / size[0], _SIDE / size[1])
+    axes = figure.add_axes(place)
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=8)
+    return axes
+
+
+def _overlay(axes: Any, grey: NDArray[Any], values: NDArray[Any], signed: bool) -> Any:
     height, width = grey.shape
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     axes.imshow(0.25 + 0.5 * grey, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     most = float(np.quantile(np.abs(values), _SHARE)) or float(np.abs(values).max()) or 1.0
     colours = {"cmap": "RdBu_r", "vmin": -most} if signed else {"cmap": "inferno", "vmin": 0.0}
     # What says nothing lets the picture through.
     strength = np.clip(np.abs(values) / most, 0.0, 1.0) ** 0.5 * 0.9
-    seen = axes.imshow(
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    return axes.imshow(
         values, vmax=most, alpha=strength, extent=extent, interpolation="nearest", **colours
     )
-    axes.set_title(name.replace("_", " "), fontsize=8)
-    scale = figure.colorbar(seen, ax=axes, fraction=0.046, pad=0.03, format="%.2g")
-    scale.ax.tick_params(labelsize=6)
 
 
 def _middle(values: Tensor) -> Tensor:

@@ -89,10 +89,10 @@ class Asking:
         except Exception as error:
             _LOG.debug("The net was not explained.", exc_info=True)
             self.refused["all methods"] = f"{type(error).__name__}: {error}"
-            done = [Explained(sample, {}, {}, {}) for sample in fine]
-        order = {id(sample): place for place, sample in enumerate(kept.samples)}
-        ordered = sorted([*done, *odd], key=lambda each: order[id(each.sample)])
-        return Explanations(ordered, self.refused)
+            done = []
+        found = {id(each.sample): each for each in [*done, *odd]}
+        told = [found.get(id(each), Explained(each, {}, {}, {})) for each in kept.samples]
+        return Explanations(told, self.refused)
 
     def _reason_against(self, kept: Kept, sample: KeptSample) -> str:
         """Why a sample cannot be explained; empty where it can."""
