@@ -268,7 +268,7 @@ def test_two_pictures_and_a_volume(tmp_path: Path) -> None:
 class Structured(nn.Module):
     """Uses one number of a nested batch, and what is no row."""
 
-    def forward(self, x: Tensor, more: Any, idle: Tensor, factor: Tensor, name: str) -> Tensor:
+    def forward(self, x: Tensor, more: Any, idle: Tensor, factor: Tensor, name: str) -> Any:
         return x * more["by"][0] * factor + len(name) + idle.detach()
 
 
