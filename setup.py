@@ -31,7 +31,7 @@ setup(
     python_requires=">=3.11",
     package_dir=PACKAGE_DIR,
     packages=mapped_packages(),
-    package_data={"estimator": ["py.typed"]},
+    package_data={"estimator": ["py.typed"], "estimator.report": ["*.html", "*.css", "*.js"]},
     include_package_data=False,
     zip_safe=False,
     install_requires=[
