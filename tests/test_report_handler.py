@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,12 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Moments at which a page was built, on a clock that builds and epochs move."""
     clock, moments = [0.0], []
 
-    def build(folder: Path) -> Path:
+    def build(folder: Path, missing: Mapping[str, str]) -> Path:
         moments.append(clock[0])
         clock[0] += 1.0
         return folder
 
-    monkeypatch.setattr(handler, "build", build)
+    monkeypatch.setattr(handler, "write_page", build)
     monkeypatch.setattr(handler, "perf_counter", lambda: clock[0])
     moments_and_clock: Any = moments
     build.clock = clock  # type: ignore[attr-defined]  # the tests move it
@@ -73,7 +74,7 @@ def test_an_epoch_end_is_left_out_while_the_last_build_is_fresh(
     tmp_path: Path, built: list[float]
 ) -> None:
     made, stats = begun(tmp_path)
-    clock = handler.build.clock  # type: ignore[attr-defined]  # of the fixture
+    clock = handler.write_page.clock  # type: ignore[attr-defined]  # of the fixture
     for _ in range(200):
         clock[0] += 1.0
         made.epoch_end(stats)
@@ -83,8 +84,6 @@ def test_an_epoch_end_is_left_out_while_the_last_build_is_fresh(
     assert len(built) == 5, "the end is never left out"
     made.train_end(stats)
     assert len(built) == 5
-    made.rewrite(stats)
-    assert len(built) == 6, "for what comes into the folder after the last event"
 
 
 def test_a_schedule_is_kept_whatever_it_costs(tmp_path: Path, built: list[float]) -> None:
@@ -121,9 +120,18 @@ def test_the_run_folder_is_the_default(tmp_path: Path) -> None:
     page = read_page(tmp_path / "a_r0" / "report.html")
     assert "running" in page[""].text
     assert (tmp_path / "a_r0" / "history.csv").read_bytes() == before
-    write_run(tmp_path / "a_r0")
-    made.rewrite(stats)
-    assert "completed" in read_page(tmp_path / "a_r0" / "report.html")[""].text
+
+
+def test_what_the_run_could_not_write_is_on_the_page(tmp_path: Path) -> None:
+    write_run(tmp_path / "a_r0", outcome="running")
+    made, stats = begun(tmp_path / "a_r0")
+    stats.missing["the map"] = "No space left on device"
+    stats.missing["the page report.html"] = "No space left on device"
+    made.train_end(stats)
+    page = read_page(tmp_path / "a_r0" / "report.html")
+    (rows,) = page["Missing reports"].tables
+    assert ["the map", "No space left on device"] in rows
+    assert all("report.html" not in row[0] for row in rows)
 
 
 def test_a_run_that_never_began_has_no_page(tmp_path: Path) -> None:
@@ -132,7 +140,6 @@ def test_a_run_that_never_began_has_no_page(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"ReportPageHandler\(folder=None\)"):
         made.train_begin(stats)
     made.train_end(stats)
-    made.rewrite(stats)
     assert stats.missing == {}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from estimator.history import History
@@ -254,9 +254,9 @@ def warning(gaps: int) -> str:
     return f"{gaps} {verb} missing: see the end of the page." if gaps else ""
 
 
-def missing(run: Run, gaps: Sequence[Gap]) -> SectionView:
+def missing(unwritten: Mapping[str, str], gaps: Sequence[Gap]) -> SectionView:
     """What could not be written by the run, or shown by the page."""
-    rows = [*run.missing.items(), *((gap.what, gap.why) for gap in gaps)]
+    rows = [*unwritten.items(), *((gap.what, gap.why) for gap in gaps)]
     view = SectionView("Missing reports", 950)
     if not rows:
         view.text = "Nothing is missing."

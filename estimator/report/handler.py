@@ -17,11 +17,12 @@ from estimator.handlers.base import (
     reporting,
     require,
 )
-from estimator.report.page import build
+from estimator.report.page import write_page
 
 if TYPE_CHECKING:
     from estimator.stats import TrainStats
 
+_PAGE = "the page report.html"
 _SHARE = 0.02
 """How much of the time a page may take that nobody asked for at this moment."""
 
@@ -88,28 +89,22 @@ class ReportPageHandler(EventHandler):
             due = self._took <= _SHARE * (perf_counter() - self._finished)
         else:
             due = self._clock.due(stats)
-        if due:
-            self.rewrite(stats)
+        if due and self._path is not None:
+            self._write(self._path, stats)
 
     def train_end(self, stats: TrainStats) -> None:
         """Writes the page, however the run ended."""
         if self._path is not None:
-            self.rewrite(stats)
+            self._write(self._path, stats)
         self._path = self._clock = None
 
-    def rewrite(self, stats: TrainStats) -> None:
-        """Writes the page from what the folder holds at this moment; never raises an OSError.
-
-        For whoever adds to the folder after the last event, such as the outcome of the run.
-        """
-        path = self._path or (stats.run_dir if self.folder is None else Path(self.folder))
-        if path is None:
-            return
+    def _write(self, path: Path, stats: TrainStats) -> None:
         began = perf_counter()
-        with reporting(stats, "the page report.html"):
+        missing = {what: why for what, why in stats.missing.items() if what != _PAGE}
+        with reporting(stats, _PAGE):
             if path != stats.run_dir:
                 _write_history(path, stats)
-            build(path)
+            write_page(path, missing)
         self._finished = perf_counter()
         self._took = self._finished - began
 

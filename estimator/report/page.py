@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,6 +40,16 @@ def build(folder: str | os.PathLike[str]) -> Path:
         >>> "run.json: it is not there" in page
         True
     """
+    return write_page(folder, {})
+
+
+def write_page(folder: str | os.PathLike[str], missing: Mapping[str, str]) -> Path:
+    """`build`, while a run goes on.
+
+    Args:
+        folder: The run folder.
+        missing: Reports that could not be written, and why, beside those that `run.json` names.
+    """
     place = Path(folder)
     if not place.is_dir():
         raise FolderError(
@@ -46,14 +57,14 @@ def build(folder: str | os.PathLike[str]) -> Path:
             "folder. Pass what fit(run=...) made, such as 'runs/mnist_r0'."
         )
     run = read_run(place)
-    sections = _sections(run)
+    sections = _sections(run, run.missing | dict(missing))
     # A handler may write to a folder that no run has to itself: nothing is damaged there.
     outcome = run.outcome if (place / "run.json").exists() else "not recorded"
     page = rendered("page.html", name=run.name, outcome=outcome, sections=sections, written=_now())
     return write_whole(place / "report.html", page)
 
 
-def _sections(run: Run) -> list[SectionView]:
+def _sections(run: Run, missing: Mapping[str, str]) -> list[SectionView]:
     """All parts of the page, in their order, each with an address."""
     album = Album(run.folder)
     reports = read_sections(album)
@@ -64,8 +75,8 @@ def _sections(run: Run) -> list[SectionView]:
     if written is not None:
         own.append(written)
     gaps = [*contents.damage(run), *album.all_gaps()]
-    own.append(contents.missing(run, gaps))
-    own[0].note = contents.warning(len(run.missing) + len(gaps))
+    own.append(contents.missing(missing, gaps))
+    own[0].note = contents.warning(len(missing) + len(gaps))
     found = sorted([*own, *reports], key=lambda section: (section.order, section.title))
     for number, section in enumerate(found, start=1):
         section.name = f"section-{number}"
