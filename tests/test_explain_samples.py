@@ -115,7 +115,7 @@ def test_the_last_validation_counts_and_the_same_samples_are_drawn(tmp_path: Pat
         folder = tmp_path / str(times)
         run = Run(ExplanationHandler(folder, methods=FAST, samples=4, worst=1), flat_net())
         for loss in range(times):
-            batches = [(X, Y, [float(loss)] * 6, torch.arange(6) + 6 * i) for i in range(20)]
+            batches = [(X, Y, [float(loss)] * 6, torch.arange(6) + 6 * i) for i in range(16)]
             run.validate(*batches)
         run.validate((X, Y, [5.0] * 6), phase="evaluate").end()
         uids.append([f["uid"] for f in facts(folder)])
