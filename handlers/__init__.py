@@ -14,6 +14,7 @@ from estimator.handlers.base import (
     once,
 )
 from estimator.handlers.checkpoint import CheckpointHandler, best_checkpoint, load_checkpoint
+from estimator.handlers.classification_report import ClassificationReportHandler
 from estimator.handlers.csv_log import CSVLogHandler
 from estimator.handlers.cutmix import CutMixHandler
 from estimator.handlers.early_stopping import EarlyStoppingHandler
@@ -26,6 +27,8 @@ from estimator.handlers.metric import MetricHandler
 from estimator.handlers.mixup import MixUpHandler
 from estimator.handlers.nan import NaNHandler
 from estimator.handlers.progress import ProgressHandler
+from estimator.handlers.regression_report import RegressionReportHandler
+from estimator.handlers.segmentation_report import SegmentationReportHandler
 from estimator.handlers.tensorboard import TensorBoardHandler
 from estimator.handlers.time_limit import TimeLimitHandler
 from estimator.handlers.worst_samples import WorstSamplesHandler
@@ -37,6 +40,7 @@ __all__ = [
     "Band",
     "CSVLogHandler",
     "CheckpointHandler",
+    "ClassificationReportHandler",
     "CutMixHandler",
     "EMAHandler",
     "EarlyStoppingHandler",
@@ -51,6 +55,8 @@ __all__ = [
     "Monitor",
     "NaNHandler",
     "ProgressHandler",
+    "RegressionReportHandler",
+    "SegmentationReportHandler",
     "TensorBoardHandler",
     "TimeLimitHandler",
     "WorstSamplesHandler",

@@ -15,6 +15,7 @@ import broken_handlers as broken
 import numpy as np
 import pytest
 import torch
+from output_report_makers import EACH, OUTPUT_REPORTS, Make
 from picture_runs import OF_PICTURES
 from scenes import noisy
 
@@ -22,9 +23,6 @@ from estimator import handlers
 from estimator.handlers import EventHandler, every
 from estimator.testing import HandlerContract
 from estimator.testing._watch import counted_reads, difference
-
-Make = Callable[[Path], EventHandler]
-EACH = every(epochs=1)
 
 MAKE: dict[str, list[Make]] = {
     "ActivationStatsHandler": [lambda folder: handlers.ActivationStatsHandler(folder, every=EACH)],
@@ -45,7 +43,7 @@ MAKE: dict[str, list[Make]] = {
         lambda folder: handlers.EmbeddingHandler(folder, layer="0", every=every(epochs=1)),
     ],
     "GradientStatsHandler": [
-        lambda folder: handlers.GradientStatsHandler(folder, every=EACH, histograms=True)
+        lambda f: handlers.GradientStatsHandler(f, every=EACH, histograms=True)
     ],
     "LRRecorderHandler": [lambda folder: handlers.LRRecorderHandler(folder, tensorboard=True)],
     "LoggingHandler": [
@@ -59,6 +57,7 @@ MAKE: dict[str, list[Make]] = {
     "TensorBoardHandler": [lambda folder: handlers.TensorBoardHandler(folder, every=every(50))],
     "TimeLimitHandler": [lambda folder: handlers.TimeLimitHandler(3600)],
     "WorstSamplesHandler": [lambda folder: handlers.WorstSamplesHandler(folder, worst=2)],
+    **OUTPUT_REPORTS,
 }
 SETTINGS: dict[tuple[str, int], dict[str, Any]] = {
     ("CutMixHandler", 0): {"changes_training": True, **OF_PICTURES},
