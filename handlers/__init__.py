@@ -13,6 +13,7 @@ from estimator.handlers.base import (
     on,
     once,
 )
+from estimator.handlers.best_history import BestHistoryHandler
 from estimator.handlers.checkpoint import CheckpointHandler, best_checkpoint, load_checkpoint
 from estimator.handlers.classification_report import ClassificationReportHandler
 from estimator.handlers.csv_log import CSVLogHandler
@@ -21,6 +22,7 @@ from estimator.handlers.early_stopping import EarlyStoppingHandler
 from estimator.handlers.ema import EMAHandler
 from estimator.handlers.embedding import EmbeddingHandler
 from estimator.handlers.gradient_stats import GradientStatsHandler
+from estimator.handlers.history_plot import HistoryPlotHandler
 from estimator.handlers.logging import LoggingHandler
 from estimator.handlers.lr_recorder import LRRecorderHandler
 from estimator.handlers.metric import MetricHandler
@@ -38,6 +40,7 @@ __all__ = [
     "ActivationStatsHandler",
     "AugmentHandler",
     "Band",
+    "BestHistoryHandler",
     "CSVLogHandler",
     "CheckpointHandler",
     "ClassificationReportHandler",
@@ -48,6 +51,7 @@ __all__ = [
     "EventHandler",
     "Every",
     "GradientStatsHandler",
+    "HistoryPlotHandler",
     "LRRecorderHandler",
     "LoggingHandler",
     "MetricHandler",
