@@ -105,9 +105,13 @@ class LossTable:
     def save(self, path: Path) -> None:
         """Writes the file in one go: a reader finds the former one or this one, never half."""
         unfinished = path.with_suffix(".part")
-        with open(unfinished, "wb") as file:
-            np.savez(file, uids=self.uids, epochs=self.epochs, steps=self.steps, loss=self.loss)
-        os.replace(unfinished, path)
+        try:
+            with open(unfinished, "wb") as file:
+                np.savez(file, uids=self.uids, epochs=self.epochs, steps=self.steps, loss=self.loss)
+            os.replace(unfinished, path)
+        finally:
+            # On a full disk half a file would only take the room of others.
+            unfinished.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path, epoch: int) -> LossTable:

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from estimator.handlers._loss_table import Array, LossTable, Rank
 from estimator.handlers._sample_rows import batch_rows
+from estimator.handlers._top_rows import TopRows
 
 if TYPE_CHECKING:
     from estimator.stats import TrainStats
 
-WAITING_BATCHES = 16
-WAITING_BYTES = 32 << 20
 _LAST = torch.iinfo(torch.int64).max
 
 
@@ -105,25 +104,22 @@ def joined(passes: Sequence[Pass | None]) -> Pass | None:
 class PassRecorder:
     """Records one pass. Kept on the device: 12 bytes a sample, and the rows of some samples.
 
-    The rows are those of the `keep` worst samples so far, and of up to 16 batches (but no more
-    than 32 MiB of them, and at least one batch) that wait to be compared with these. Rows are
-    copied when their batch passes, since its tensors may be overwritten by the next one.
-
     Args:
         keep: Rows to keep.
         prior: Ranks the samples.
     """
 
     def __init__(self, keep: int, prior: Prior) -> None:
-        self._keep, self._prior = keep, prior
-        # What was compared comes first; where a run resumes, all of it is on the host as yet.
+        self._prior = prior
+        # Where a run resumes, all of it is on the host as yet.
         self._losses: list[Tensor] = []
         self._uids: list[Any] = []
-        self._compared = self._first = 0
-        self._scores: Tensor | None = None
-        self._numbers: Tensor | None = None
-        self._rows: dict[str, Tensor] = {}
-        self._filled = self._capacity = 0
+        self._resumes = False
+        self._top: TopRows[tuple[Any, Tensor]] = TopRows(keep, self._scores)
+
+    def _scores(self, batches: list[tuple[Any, Tensor]]) -> Tensor:
+        uids, losses = zip(*batches, strict=True)
+        return self._prior.scores(list(uids), torch.cat(losses))
 
     @torch.no_grad()
     def add(self, stats: TrainStats) -> None:
@@ -134,123 +130,51 @@ class PassRecorder:
             losses = losses.flatten(1).mean(1)
         if not len(losses):
             return
-        if self._losses and not self._capacity:
+        if self._resumes:
             self._settle(losses.device, uids)
-        self._make_room(len(losses))
         is_tensor = isinstance(uids, Tensor)
-        self._losses.append(losses.to(torch.float32, copy=True))
-        self._uids.append(uids.to(torch.int64, copy=True) if is_tensor else list(uids))
-        self._store(batch_rows(stats, len(losses)), len(losses))
-
-    def _make_room(self, size: int) -> None:
-        if self._filled + size > self._capacity and self._filled:
-            self._compare()
-
-    def _store(self, rows: dict[str, Tensor], size: int) -> None:
-        if not self._capacity:
-            self._allocate(rows if self._scores is None else self._rows, size)
-        # Values that are not in every batch have no row for every sample.
-        for name in self._rows.keys() - rows.keys():
-            del self._rows[name]
-        start, self._filled = self._filled, self._filled + size
-        self._capacity = max(self._capacity, self._filled)
-        for name in list(self._rows):
-            self._fit(name, rows[name])
-        for name, buffer in self._rows.items():
-            place, row = buffer[start : self._filled], rows[name]
-            if place.shape != row.shape:
-                place.zero_()
-                place = place[tuple(map(slice, row.shape))]
-            place.copy_(row)
-
-    def _allocate(self, rows: dict[str, Tensor], size: int) -> None:
-        row_bytes = sum(row[:1].nbytes for row in rows.values()) or 1
-        waiting = max(size, min(WAITING_BATCHES * size, WAITING_BYTES // row_bytes))
-        self._capacity = self._keep + waiting
-        device = self._losses[0].device
-        # A buffer born in inference mode could not be written to outside of it, in `take`.
-        with torch.inference_mode(False):
-            for name, row in rows.items():
-                shape = (self._capacity, *row.shape[1:])
-                buffer = torch.empty(shape, dtype=row.dtype, device=device)
-                buffer[: self._filled] = row[: self._filled]
-                self._rows[name] = buffer
-
-    def _fit(self, name: str, row: Tensor) -> None:
-        """Makes the buffer of a value as large as its largest row, or gives the value up."""
-        buffer = self._rows[name]
-        if buffer.ndim != row.ndim or buffer.dtype != row.dtype:
-            del self._rows[name]
-            return
-        shape = (self._capacity, *map(max, buffer.shape[1:], row.shape[1:]))
-        if shape != buffer.shape:
-            with torch.inference_mode(False):
-                larger = self._rows[name] = buffer.new_zeros(shape)
-            larger[tuple(map(slice, buffer.shape))] = buffer
-
-    def _compare(self) -> None:
-        """Keeps the worst of the kept and the waiting rows."""
-        if self._compared == len(self._losses):
-            return
-        losses, uids = self._losses[self._compared :], self._uids[self._compared :]
-        joined = torch.cat(losses)
-        scores = self._prior.scores(uids, joined).nan_to_num(torch.inf, torch.inf, -torch.inf)
-        numbers = torch.arange(self._first, self._first + len(joined), device=joined.device)
-        if self._scores is not None and self._numbers is not None:
-            scores = torch.cat([self._scores, scores])
-            numbers = torch.cat([self._numbers, numbers])
-        # Among equals the earlier ones stay, however often it is that rows are compared.
-        scores, order = scores.sort(stable=True, descending=True)
-        self._scores, worst = scores[: self._keep].clone(), order[: self._keep]
-        self._numbers = numbers.index_select(0, worst)
-        for buffer in self._rows.values():
-            buffer[: len(worst)] = buffer.index_select(0, worst)
-        self._compared, self._filled = len(self._losses), len(worst)
-        self._first += len(joined)
+        batch = (
+            uids.to(torch.int64, copy=True) if is_tensor else list(uids),
+            losses.to(torch.float32, copy=True),
+        )
+        self._uids.append(batch[0])
+        self._losses.append(batch[1])
+        size = len(losses)
+        self._top.add(batch, batch_rows(stats, size), size, losses.device)
 
     def take(self) -> Pass | None:
         """Brings the pass to the host; None when it had no batch."""
         if not self._losses:
             return None
-        self._compare()
-        assert self._numbers is not None
+        self._top.compare()
+        assert self._top.numbers is not None
         return Pass(
             host_uids(self._uids),
             torch.cat(self._losses).cpu().numpy(),
-            self._numbers.cpu().numpy(),
-            {name: buffer[: self._filled].cpu() for name, buffer in self._rows.items()},
+            self._top.numbers.cpu().numpy(),
+            self._top.rows(),
         )
 
     def state_dict(self) -> dict[str, Any]:
         """The pass so far, on the host; nothing when it had no batch."""
         if not self._losses:
             return {}
-        self._compare()
-        assert self._scores is not None and self._numbers is not None
         uids = torch.cat(self._uids).cpu() if isinstance(self._uids[0], Tensor) else None
         return {
             "uids": host_uids(self._uids).tolist() if uids is None else uids,
             "losses": torch.cat(self._losses).cpu(),
-            "scores": self._scores.cpu(),
-            "numbers": self._numbers.cpu(),
-            # The buffers are written to as the pass goes on.
-            "rows": {n: b[: self._filled].to("cpu", copy=True) for n, b in self._rows.items()},
+            **self._top.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with the pass that `state_dict` gave."""
         if state:
-            self._losses, self._uids = [state["losses"]], [state["uids"]]
-            self._first, self._compared = len(state["losses"]), 1
-            self._scores = state["scores"][: self._keep]
-            self._numbers = state["numbers"][: self._keep]
-            self._rows = dict(state["rows"])
-            self._filled = len(self._numbers)
+            self._losses, self._uids, self._resumes = [state["losses"]], [state["uids"]], True
+            self._top.load_state_dict(state)
 
     def _settle(self, device: torch.device, uids: Any) -> None:
         """Brings what a run resumes with to where its batches are."""
-        assert self._scores is not None and self._numbers is not None
+        self._resumes = False
         self._losses = [losses.to(device) for losses in self._losses]
-        self._scores, self._numbers = self._scores.to(device), self._numbers.to(device)
         if isinstance(uids, Tensor):
             self._uids = [known.to(uids.device) for known in self._uids]

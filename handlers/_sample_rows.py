@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from estimator.handlers.base import ArgumentError, ArgumentTypeError
+from estimator.handlers._sample_kinds import SHOWN_VALUES, kept
+from estimator.handlers.base import ArgumentError, ArgumentTypeError, Every, check_every
 
 if TYPE_CHECKING:
     from estimator.stats import TrainStats
-
-ROW_BYTES = 1 << 20
-"""A sample's tensor above this size is kept only where it is an image."""
-SHOWN_VALUES = 16
 
 
 def check_classes(classes: Sequence[str] | None, owner: str) -> Sequence[str] | None:
@@ -55,6 +52,24 @@ def check_count(count: int, argument: str) -> int:
     return count
 
 
+def check_in_epochs(every: Every | None, argument: str) -> Every | None:
+    """Returns the schedule that a handler was given, which has to count epochs.
+
+    Raises:
+        ArgumentError: It counts something else.
+        ArgumentTypeError: It is no schedule.
+    """
+    if every is None:
+        return None
+    schedule = check_every(every, argument)
+    if schedule.unit != "epochs":
+        raise ArgumentError(
+            f"{argument} must count epochs, since a pass over the data is what is shown; received "
+            f"{schedule!r}. Write every(epochs=5)."
+        )
+    return schedule
+
+
 def leaves(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a nested structure with its dotted name: "input", "input.image"."""
     if isinstance(value, Tensor):
@@ -81,18 +96,28 @@ def batch_rows(stats: TrainStats, size: int) -> dict[str, Tensor]:
 
     Returns:
         Tensors of shape (size, ...) by their names, which begin with "input", "target" or
-        "output". Those above `ROW_BYTES` a sample are left out unless they are images.
+        "output". Those above `ROW_BYTES` a sample are thinned or left out, and described, as
+        `kept` of `_sample_kinds` says.
     """
     parts = {"input": stats.inputs, "target": stats.targets, "output": stats.outputs}
+    return rows_of(parts, size)
+
+
+def rows_of(parts: Mapping[str, Any], size: int) -> dict[str, Tensor]:
+    """The tensors of nested values that have one row for each of `size` samples, by name."""
     return {
-        name: value
+        kept_name: row
         for part, nested in parts.items()
         for name, value in leaves(part, nested)
-        if value.layout is torch.strided
-        and value.ndim
-        and len(value) == size
-        and (value.nbytes <= ROW_BYTES * size or is_image(value))
+        if value.layout is torch.strided and value.ndim and len(value) == size
+        for kept_name, row in kept(name, value.detach())
     }
+
+
+def part_of(name: str) -> str:
+    """The part of the batch that a row belongs to, also one that describes another row."""
+    parts = name.split(".")
+    return parts[1] if parts[0] in ("shape", "range") else parts[0]
 
 
 def answers(rows: Mapping[str, Tensor], classes: Sequence[str] | None) -> dict[str, Tensor]:
@@ -105,11 +130,14 @@ def answers(rows: Mapping[str, Tensor], classes: Sequence[str] | None) -> dict[s
         classes: Class names, where the user gave them.
     """
     targets, outputs = _of("target", rows), _of("output", rows)
+    # Of a part of the classes, none is the likeliest.
+    whole = {name for name in outputs if f"shape.output{name}" not in rows}
     if len(targets) == len(outputs) == 1:
+        whole = {"" for _ in whole}
         targets, outputs = ({"": value} for part in (targets, outputs) for value in part.values())
     found = {f"target{name}": target for name, target in targets.items()}
-    for name, output in outputs.items():
-        found[f"prediction{name}"] = _predicted(output, targets.get(name), classes)
+    for name in filter(whole.__contains__, outputs):
+        found[f"prediction{name}"] = _predicted(outputs[name], targets.get(name), classes)
     return found
 
 
@@ -145,9 +173,14 @@ def in_words(value: Tensor) -> str:
     if value.numel() <= SHOWN_VALUES:
         return f"[{' '.join(_number(number) for number in value.flatten().tolist())}]"
     real = value.to(torch.float64) if not value.is_complex() else value.abs()
-    low, high, mean = real.min().item(), real.max().item(), real.mean().item()
-    shape = "x".join(map(str, value.shape))
-    return f"shape {shape} min {low:.6g} max {high:.6g} mean {mean:.6g}"
+    finite = real[real.isfinite()]
+    text = f"shape {'x'.join(map(str, value.shape))}"
+    if len(finite):
+        low, high, mean = finite.min().item(), finite.max().item(), finite.mean().item()
+        text += f" min {low:.6g} max {high:.6g} mean {mean:.6g}"
+    if len(finite) < real.numel():
+        text += f" ({real.numel() - len(finite)} of {real.numel()} values are not finite)"
+    return text
 
 
 def _number(number: Any) -> str:
@@ -155,8 +188,12 @@ def _number(number: Any) -> str:
 
 
 def one_line(uid: object) -> str:
-    """An identity or a name without line breaks and tabs, for files of lines."""
-    return " ".join(str(uid).split())
+    """An identity or a name without line breaks and tabs, for files of lines.
+
+    Signs that cannot be shown, or that turn the direction of what follows, are marked.
+    """
+    line = " ".join(str(uid).split())
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in line)
 
 
 def shortened(text: str, length: int) -> str:
@@ -170,12 +207,15 @@ def unit_range(image: Tensor) -> Tensor:
     """Brings pixel values on the host to 0..1.
 
     Bytes are divided by 255 and values within 0..1 stay; all others are stretched between their
-    own extremes. What is not finite becomes 0, a constant image outside 0..1 mid-grey.
+    own finite extremes. What is not finite becomes 0, a constant image outside 0..1 mid-grey.
     """
     if image.dtype == torch.uint8:
         return image.to(torch.float32) / 255
-    values = image.to(torch.float32).nan_to_num(0.0, 0.0, 0.0)
-    low, high = values.min(), values.max()
-    if low >= 0 and high <= 1:
-        return values
-    return (values - low) / (high - low) if high > low else torch.full_like(values, 0.5)
+    # Differences of the largest numbers of float32 are beyond float32.
+    values = image.to(torch.float64)
+    finite = values.isfinite()
+    known = values[finite]
+    if len(known) and (known.min() < 0 or known.max() > 1):
+        low, high = known.min(), known.max()
+        values = (values - low) / (high - low) if high > low else torch.full_like(values, 0.5)
+    return values.where(finite, 0.0).nan_to_num(1.0).to(torch.float32)

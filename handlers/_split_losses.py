@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -51,17 +50,20 @@ class SplitLosses:
         """Takes the present batch into the pass."""
         self._recorder.add(stats)
 
-    def fold(self, epoch: int, step: int, path: Path, world: World) -> None:
-        """Enters the pass of all processes into the table, which the first one writes."""
+    def fold(self, epoch: int, step: int, world: World) -> bool:
+        """Enters the pass of all processes into the table.
+
+        Returns:
+            Whether there was one.
+        """
         found = joined(world.gather(self._recorder.take()))
         if found is not None:
             self.table.record(epoch, step, found.uids, found.losses)
-            if world.rank == 0:
-                self.table.save(path)
             self._keep_copies(epoch, found)
             self.undrawn = True
             self._prior = Prior(self.table, self.rank)
         self.begin()
+        return found is not None
 
     def _keep_copies(self, epoch: int, found: Pass) -> None:
         worst = set(self.table.ranking(self.rank).uids[: 2 * self.worst].tolist())

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from estimator.handlers._loss_table import Array, Rank, Ranking
+from estimator.handlers._sample_pictures import save_figure
 from estimator.handlers._sample_rows import one_line, shortened
 from estimator.handlers.base import require
 
@@ -87,7 +88,7 @@ def _write_text(path: Path, ranking: Ranking, rank: Rank) -> None:
 
 
 def _write_table(path: Path, drawn: Ranking, epochs: list[int], rank: Rank) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)
         writer.writerow(["uid", f"{rank}_loss", "seen", *(f"epoch_{epoch}" for epoch in epochs)])
         columns = (drawn.uids.tolist(), drawn.score.tolist(), drawn.seen.tolist(), drawn.loss)
@@ -113,7 +114,7 @@ def _draw(
         patches = require("matplotlib.patches", "report", "WorstSamplesHandler")
         grey = patches.Patch(color=np.array(UNSEEN) / 255, label="not seen in that epoch")
         figure.legend(handles=[grey], loc="outside lower right", fontsize=9, frameon=False)
-    figure.savefig(path)
+    save_figure(path, figure)
 
 
 def _label_axes(axes: Any, drawn: Ranking, epochs: list[int]) -> None:

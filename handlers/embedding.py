@@ -17,8 +17,8 @@ from estimator.handlers._projector import (
     square_thumbnails,
     write_projection,
 )
+from estimator.handlers._sample_kinds import SHOWN_VALUES
 from estimator.handlers._sample_rows import (
-    SHOWN_VALUES,
     answers,
     batch_rows,
     check_classes,

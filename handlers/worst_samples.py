@@ -5,25 +5,27 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
+from torch import Tensor
+
 from estimator.handlers._loss_table import LossTable, Rank
-from estimator.handlers._sample_files import write_gallery, write_samples
-from estimator.handlers._sample_rows import check_classes, check_count
+from estimator.handlers._sample_files import Telling, check_decode
+from estimator.handlers._sample_rows import check_classes, check_count, check_in_epochs
 from estimator.handlers._split_losses import SplitLosses
-from estimator.handlers._worst_map import write_map
+from estimator.handlers._worst_report import WorstReport
 from estimator.handlers.base import (
     ArgumentError,
     Band,
     Clock,
     EventHandler,
     Every,
-    check_every,
+    own_folder,
+    reporting,
     require,
-    writable_folder,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +56,9 @@ class WorstSamplesHandler(EventHandler):
     - `samples_train/`: for each of the `worst` samples a text with uid, loss, target and
       prediction, and the first image among its inputs; the rest is told as text.
     - `gallery_train.png`: these images in a grid.
+    - `worst_samples_train.section.json`: all of it for the page of the run.
+
+    A file that cannot be written, as on a full disk, is logged and does not end the training.
 
     What is exported is the sample as it was (and was answered) when it last passed: exact for
     every sample that is among the worst after the epoch that saw it last. Only its losses are
@@ -62,8 +67,9 @@ class WorstSamplesHandler(EventHandler):
     Memory: on the device 12 bytes a sample during a pass and 16 for the ranking; the inputs,
     targets and outputs of `2 * worst` samples and of up to 16 batches, of the latter at most
     32 MiB (and one batch at least). On the host the table, 4 bytes a sample and epoch (thrice
-    that at an epoch's end), and the rows of `2 * worst` samples. Values other than images that
-    take more than 1 MiB a sample are not kept. Nothing is read from the device within an epoch. A
+    that at an epoch's end), and the rows of `2 * worst` samples. Of images and series that take
+    more than 1 MiB a sample every n-th pixel or moment is kept, of other values of that size only
+    shape and range. Nothing is read from the device within an epoch. A
     checkpoint holds, for each split, up to `2 * worst` samples, and within an epoch as many again
     and 12 bytes for each sample that the epoch has seen.
 
@@ -72,18 +78,21 @@ class WorstSamplesHandler(EventHandler):
     Of several processes each follows its samples, and the first writes what all have found.
 
     Args:
-        folder: Where all files go.
+        folder: Where all files go; None is `worst_samples_by_epoch` in the run folder.
         worst: How many samples of each split are exported.
         every: When to draw, in epochs; None draws at the end of the run only, which always draws
             what was not drawn yet.
         classes: Class names in the order of the class numbers, for targets and predictions.
+        decode: Makes the text of whole numbers in a row, (T,) on the host, such as those of words.
         rank: Orders by the "mean" of a sample's losses or by their "sum". The sum makes samples
             that more epochs saw look worse.
         band: When it runs within an event; OBSERVE by default, so that a checkpoint of the same
             event knows the batch.
 
     Raises:
-        ArgumentError: `worst` below 1, an unknown `rank`, or `every` not in epochs.
+        ArgumentError: `worst` below 1, an unknown `rank`, or `every` not in epochs; at the start
+            of a run that there is no folder.
+        MissingExtraError: matplotlib or Pillow is not installed.
 
     Example:
         >>> import tempfile, torch
@@ -110,11 +119,12 @@ class WorstSamplesHandler(EventHandler):
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | None = None,
         *,
         worst: int = 50,
         every: Every | None = None,
         classes: Sequence[str] | None = None,
+        decode: Callable[[Tensor], str] | None = None,
         rank: Rank = "mean",
         band: Band | None = None,
     ) -> None:
@@ -125,8 +135,11 @@ class WorstSamplesHandler(EventHandler):
             )
         self.folder, self.rank = folder, rank
         self.worst = check_count(worst, "WorstSamplesHandler(worst=...)")
-        self.every = None if every is None else _in_epochs(every)
+        self.every = check_in_epochs(every, "WorstSamplesHandler(every=...)")
         self.classes = check_classes(classes, "WorstSamplesHandler")
+        self.decode = check_decode(decode, "WorstSamplesHandler")
+        for module in ("matplotlib", "PIL"):
+            require(module, "report", "WorstSamplesHandler")
         self._folder = Path()
         self._clock: Clock | None = None
         self.passes = _nothing()
@@ -135,14 +148,12 @@ class WorstSamplesHandler(EventHandler):
         self._epoch = 0
 
     def train_begin(self, stats: TrainStats) -> None:
-        """Checks the folder and the libraries; takes up the tables of a resumed run."""
+        """Checks the folder; takes up the tables of a resumed run."""
         self._splits, self._cut = {}, None
-        world = stats.world
+        world, place = stats.world, "worst_samples_by_epoch"
         self._folder = world.first(
-            lambda: writable_folder(self.folder, "WorstSamplesHandler(folder=...)")
+            lambda: own_folder(self.folder, stats, place, "WorstSamplesHandler")
         )
-        for module in ("matplotlib", "PIL"):
-            require(module, "report", "WorstSamplesHandler")
         self._clock = None if self.every is None else self.every.clock(stats)
         self._epoch = stats.epoch + 1
         resumes = stats.samples > 0
@@ -214,16 +225,19 @@ class WorstSamplesHandler(EventHandler):
             # A run that goes on through a cut epoch enters it whole.
             self._cut = self.state_dict()
         for name, split in self._splits.items():
-            split.fold(self._epoch, stats.step, self._path(name), stats.world)
+            is_new = split.fold(self._epoch, stats.step, stats.world)
+            if is_new and stats.world.rank == 0:
+                with reporting(stats, f"the losses of single samples of {name}"):
+                    split.table.save(self._path(name))
         if self._clock is not None and self._clock.due(stats) and stats.world.rank == 0:
-            self._draw()
+            self._draw(stats)
 
     def train_end(self, stats: TrainStats) -> None:
         """Draws what was not drawn yet, and lets go of the tables."""
         self.passes = self.state_dict()["passes"] if stats.error is None else _nothing()
         try:
             if stats.error is None and stats.world.rank == 0:
-                self._draw()
+                self._draw(stats)
         finally:
             self._splits, self._clock, self._cut = {}, None, None
 
@@ -234,31 +248,17 @@ class WorstSamplesHandler(EventHandler):
         now = {name: split.state_dict() for name, split in self._splits.items()}
         return {"passes": now or self.passes}
 
-    def _draw(self) -> None:
+    def _draw(self, stats: TrainStats) -> None:
+        telling = Telling(self.classes, self.decode)
         for name, split in self._splits.items():
             if not split.undrawn:
                 continue
             ranking = split.table.ranking(self.rank)
-            epochs = split.table.epochs
-            stem = self._folder / f"worst_samples_{name}_e{epochs[-1]}"
-            write_map(stem, ranking, epochs, rank=self.rank, split=name)
-            samples = split.samples(ranking)
-            write_samples(self._folder / f"samples_{name}", samples, self.classes)
-            title = f"{name}: worst samples after epoch {epochs[-1]}, ordered by {self.rank} loss"
-            gallery = self._folder / f"gallery_{name}.png"
-            write_gallery(gallery, samples, self.classes, title=title)
+            report = WorstReport(self._folder, name, self.rank, telling)
+            with reporting(stats, f"the worst samples of {name}"):
+                report.write(ranking, split.table.epochs, split.samples(ranking), stats)
             split.undrawn = False
 
 
 def _nothing() -> dict[str, Any]:
     return {name: {} for name in _SPLITS}
-
-
-def _in_epochs(every: object) -> Every:
-    schedule = check_every(every, "WorstSamplesHandler(every=...)")
-    if schedule.unit != "epochs":
-        raise ArgumentError(
-            "WorstSamplesHandler(every=...) must count epochs, since the map has a row for each; "
-            f"received {schedule!r}. Write every(epochs=5)."
-        )
-    return schedule

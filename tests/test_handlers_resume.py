@@ -28,10 +28,10 @@ from estimator.handlers import (
     TensorBoardHandler,
     TimeLimitHandler,
     WorstSamplesHandler,
+    _worst_report,
     every,
     lr_recorder,
     on,
-    worst_samples,
 )
 from estimator.handlers.base import ArgumentError, Band
 from estimator.stats import TrainStats
@@ -71,7 +71,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     def empty(stem: Path, *_: Any, **__: Any) -> None:
         stem.with_suffix(".png").touch()
 
-    monkeypatch.setattr(worst_samples, "write_map", empty)
+    monkeypatch.setattr(_worst_report, "write_map", empty)
     monkeypatch.setattr(lr_recorder, "_draw", lambda path, *_: path.touch())
 
 

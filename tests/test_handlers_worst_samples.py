@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from estimator import Estimator, Trainer, with_uids
-from estimator.handlers import _pass_recorder
+from estimator.handlers import _top_rows
 from estimator.handlers.worst_samples import WorstSamplesHandler
 
 
@@ -131,7 +131,7 @@ def test_only_the_worst_thousand_are_drawn(tmp_path: Path) -> None:
 def test_copies_are_exactly_those_of_the_worst(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bool
 ) -> None:
-    monkeypatch.setattr(_pass_recorder, "WAITING_BYTES", 200)
+    monkeypatch.setattr(_top_rows, "WAITING_BYTES", 200)
     run = Run(WorstSamplesHandler(tmp_path, worst=10))
     losses = torch.rand(4, 60)
     losses[3] /= 10  # what the ranking rests on are the epochs before

@@ -13,7 +13,7 @@ from sample_runs import Run, facts, pixels, table
 from torch import nn
 
 from estimator import Estimator, Trainer
-from estimator.handlers import _pass_recorder
+from estimator.handlers import _top_rows
 from estimator.handlers.base import (
     ArgumentError,
     ArgumentTypeError,
@@ -158,6 +158,7 @@ def test_dictionaries_and_several_outputs_are_told_by_name(tmp_path: Path) -> No
         "prediction.digit": "1", "prediction_class.digit": "b",
         "prediction.angle": "1", "prediction_class.angle": "b", "prediction.mask": "1",
         "prediction_class.mask": "b", "input.age": "40",
+        "input.huge": "shape 300000 min 1 max 1 (shown as 150000)",
         "input.scan": "[100 7 100 7]", "input.pair.0": "shape 20 min 1 max 1 mean 1",
         "output.digit": "[0 1 0]", "output.angle": "1", "output.mask": "[0 1]",
     }  # fmt: skip
@@ -168,7 +169,7 @@ def test_dictionaries_and_several_outputs_are_told_by_name(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("image", "shown"),
     [
-        (torch.tensor([[-1.0, 1.0], [0.0, float("nan")]]), [[0, 255], [128, 128]]),
+        (torch.tensor([[-1.0, 1.0], [0.0, 0.5]]), [[0, 255], [128, 191]]),
         (torch.full((2, 2), 7.0), [[128, 128], [128, 128]]),
         (torch.tensor([[True, False], [False, True]]), [[255, 0], [0, 255]]),
         (torch.tensor([[0, 10], [5, 20]]), [[0, 128], [64, 255]]),
@@ -186,7 +187,7 @@ def test_pixel_values_are_brought_into_range(
 def test_rows_whose_size_changes_are_filled_up_and_others_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_pass_recorder, "WAITING_BYTES", 1)
+    monkeypatch.setattr(_top_rows, "WAITING_BYTES", 1)
     run = Run(WorstSamplesHandler(tmp_path, worst=5))
     run.handler.epoch_begin(run.stats)
     run.batch([], torch.zeros(0))

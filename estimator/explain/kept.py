@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from estimator.explain.question import numbers_in
-from estimator.handlers._sample_rows import SHOWN_VALUES, leaves
+from estimator.handlers._sample_kinds import SHOWN_VALUES
+from estimator.handlers._sample_rows import leaves
 
 if TYPE_CHECKING:
     from estimator.stats import TrainStats
