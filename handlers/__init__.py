@@ -2,6 +2,7 @@
 
 from estimator.handlers.activation_stats import ActivationStatsHandler
 from estimator.handlers.augment import AugmentHandler
+from estimator.handlers.augmentations import AugmentationsHandler
 from estimator.handlers.base import (
     EVENTS,
     Band,
@@ -21,6 +22,7 @@ from estimator.handlers.cutmix import CutMixHandler
 from estimator.handlers.early_stopping import EarlyStoppingHandler
 from estimator.handlers.ema import EMAHandler
 from estimator.handlers.embedding import EmbeddingHandler
+from estimator.handlers.errors import ErrorsHandler
 from estimator.handlers.gradient_stats import GradientStatsHandler
 from estimator.handlers.history_plot import HistoryPlotHandler
 from estimator.handlers.logging import LoggingHandler
@@ -29,6 +31,7 @@ from estimator.handlers.metric import MetricHandler
 from estimator.handlers.mixup import MixUpHandler
 from estimator.handlers.nan import NaNHandler
 from estimator.handlers.progress import ProgressHandler
+from estimator.handlers.random_samples import RandomSamplesHandler
 from estimator.handlers.regression_report import RegressionReportHandler
 from estimator.handlers.segmentation_report import SegmentationReportHandler
 from estimator.handlers.tensorboard import TensorBoardHandler
@@ -39,6 +42,7 @@ __all__ = [
     "EVENTS",
     "ActivationStatsHandler",
     "AugmentHandler",
+    "AugmentationsHandler",
     "Band",
     "BestHistoryHandler",
     "CSVLogHandler",
@@ -48,6 +52,7 @@ __all__ = [
     "EMAHandler",
     "EarlyStoppingHandler",
     "EmbeddingHandler",
+    "ErrorsHandler",
     "EventHandler",
     "Every",
     "GradientStatsHandler",
@@ -61,6 +66,7 @@ __all__ = [
     "ProgressHandler",
     "RegressionReportHandler",
     "SegmentationReportHandler",
+    "RandomSamplesHandler",
     "TensorBoardHandler",
     "TimeLimitHandler",
     "WorstSamplesHandler",

@@ -17,6 +17,7 @@ import pytest
 import torch
 from output_report_makers import EACH, OUTPUT_REPORTS, Make
 from picture_runs import OF_PICTURES
+from sample_makers import OF_SAMPLES
 from scenes import noisy
 
 from estimator import handlers
@@ -38,10 +39,6 @@ MAKE: dict[str, list[Make]] = {
         lambda folder: handlers.EarlyStoppingHandler(patience=2, restore_best=True),
     ],
     "AugmentHandler": [lambda folder: handlers.AugmentHandler(noisy)],
-    "EmbeddingHandler": [
-        lambda folder: handlers.EmbeddingHandler(folder),
-        lambda folder: handlers.EmbeddingHandler(folder, layer="0", every=every(epochs=1)),
-    ],
     "GradientStatsHandler": [
         lambda f: handlers.GradientStatsHandler(f, every=EACH, histograms=True)
     ],
@@ -56,8 +53,8 @@ MAKE: dict[str, list[Make]] = {
     "ProgressHandler": [lambda folder: handlers.ProgressHandler()],
     "TensorBoardHandler": [lambda folder: handlers.TensorBoardHandler(folder, every=every(50))],
     "TimeLimitHandler": [lambda folder: handlers.TimeLimitHandler(3600)],
-    "WorstSamplesHandler": [lambda folder: handlers.WorstSamplesHandler(folder, worst=2)],
     **OUTPUT_REPORTS,
+    **OF_SAMPLES,
 }
 SETTINGS: dict[tuple[str, int], dict[str, Any]] = {
     ("CutMixHandler", 0): {"changes_training": True, **OF_PICTURES},
