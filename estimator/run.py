@@ -104,7 +104,7 @@ class Run:
     @contextlib.contextmanager
     def going_on(self) -> Iterator[None]:
         """Lets handlers take snapshots for the length of the run."""
-        self.stats.capture_with(lambda: capture(self))
+        self.stats.capture_with(lambda: capture(self), lambda: self.step.processor)
         self.hooks.is_going_on = True
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from estimator.history import History
 from estimator.metrics import MetricSet
 
 if TYPE_CHECKING:
+    from estimator.exporting import ExportResult
+    from estimator.processor import BatchProcessor
     from estimator.runtime import Runtime
     from estimator.trainer import BoundTrainer
 
@@ -107,6 +110,7 @@ class TrainStats:
     """Name of the signal that ended the run, such as "SIGTERM"."""
     error: BaseException | None
     _capture: Callable[[], dict[str, Any]] | None
+    _processor: Callable[[], BatchProcessor] | None
     _ask: Callable[[str, When], None] | None
     _now: float | None
     fetch_seconds: float
@@ -118,6 +122,7 @@ class TrainStats:
         "_capture",
         "_epoch_stop",
         "_now",
+        "_processor",
         "_started",
         "batch",
         "batch_index",
@@ -174,7 +179,7 @@ class TrainStats:
         self.trainers = {}
         self.runtime = self.run_dir = self.val_data = self.validated_at = None
         self.stopped = self.interrupted = self.error = self._capture = None
-        self._ask = self._now = None
+        self._ask = self._now = self._processor = None
         self.fetch_seconds = self.update_seconds = 0.0
         self.missing, self.scratch = {}, {}
         self._epoch_stop = False
@@ -267,9 +272,13 @@ class TrainStats:
         """Records the best value of a monitored name, at the present epoch and step."""
         self.best[name] = Best(value, self.epoch, self.step)
 
-    def capture_with(self, capture: Callable[[], dict[str, Any]] | None) -> None:
-        """Lets the run say how `snapshot` is made; None when the run is over."""
-        self._capture = capture
+    def capture_with(
+        self,
+        capture: Callable[[], dict[str, Any]] | None,
+        processor: Callable[[], BatchProcessor] | None = None,
+    ) -> None:
+        """Lets the run say how `snapshot` is made and what runs the net; None when it is over."""
+        self._capture, self._processor = capture, processor
 
     def snapshot(self) -> dict[str, Any]:
         """The whole run as plain values and tensors, which is what a checkpoint holds.
@@ -283,6 +292,30 @@ class TrainStats:
                 "Call it from a handler's event."
             )
         return self._capture()
+
+    def export(
+        self, path: str | os.PathLike[str], example: Any, *, split: bool = True, **options: Any
+    ) -> ExportResult:
+        """Writes the net as an ONNX file, as `Estimator.export` does.
+
+        Args:
+            path: The file.
+            example: A batch as the loader yields it, or what `inputs` holds.
+            split: Whether inputs are still to be split off the example.
+            **options: `dynamic`, `outputs`, `opset` and `tolerance`.
+
+        Raises:
+            EstimatorError: No run is going on, or the net cannot be exported.
+        """
+        from estimator.exporting import export_inputs, export_onnx
+
+        if self._processor is None:
+            raise EstimatorError(
+                "export() needs a run that is going on; this TrainStats has none. Call it from a "
+                "handler's event, or Estimator.export afterwards."
+            )
+        export = export_onnx if split else export_inputs
+        return export(self.net, self._processor(), path, example, **options)
 
     def __getitem__(self, column: str) -> list[Any]:
         """A column of the history: `stats["val_loss"][-1]`."""
