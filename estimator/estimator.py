@@ -12,6 +12,7 @@ from estimator.choosing import HandlerLike, Handlers, chosen_handlers
 from estimator.dispatch import Dispatch, as_handler
 from estimator.engine.options import Engine, check_engine_argument
 from estimator.engine.report import report
+from estimator.exporting import ExportResult, export_onnx
 from estimator.fitting import FitOptions, Trainers
 from estimator.handle import Handle
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, EventHandler, Every
@@ -298,6 +299,20 @@ class Estimator:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the net's weights, under a temporary name first so that no half file is left."""
         write_weights(self.net, path)
+
+    def export(self, path: str | os.PathLike[str], example: Any, **options: Any) -> ExportResult:
+        """Writes the net as an ONNX file, which is run beside the net first: see `export_onnx`.
+
+        Args:
+            path: The file.
+            example: A batch as the loader yields it, with or without targets.
+            **options: `dynamic` names further axes of any size, as `{"tokens": {1: "time"}}`.
+
+        Example:
+            >>> Estimator(nn.Linear(2, 1)).export("linear.onnx", torch.ones(1, 2)).inputs
+            {'input': ['batch', 2]}
+        """
+        return export_onnx(self.net, self.processor, path, example, **options)
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Reads weights that `save` or a `CheckpointHandler` wrote; never runs code from a file.

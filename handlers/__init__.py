@@ -19,17 +19,22 @@ from estimator.handlers.checkpoint import CheckpointHandler, best_checkpoint, lo
 from estimator.handlers.classification_report import ClassificationReportHandler
 from estimator.handlers.csv_log import CSVLogHandler
 from estimator.handlers.cutmix import CutMixHandler
+from estimator.handlers.data_summary import DataSummaryHandler
 from estimator.handlers.early_stopping import EarlyStoppingHandler
 from estimator.handlers.ema import EMAHandler
 from estimator.handlers.embedding import EmbeddingHandler
 from estimator.handlers.errors import ErrorsHandler
 from estimator.handlers.gradient_stats import GradientStatsHandler
 from estimator.handlers.history_plot import HistoryPlotHandler
+from estimator.handlers.layer_report import LayerReportHandler
 from estimator.handlers.logging import LoggingHandler
 from estimator.handlers.lr_recorder import LRRecorderHandler
 from estimator.handlers.metric import MetricHandler
 from estimator.handlers.mixup import MixUpHandler
+from estimator.handlers.model_export import ModelExportHandler
+from estimator.handlers.model_summary import ModelSummaryHandler
 from estimator.handlers.nan import NaNHandler
+from estimator.handlers.profiler import ProfilerHandler
 from estimator.handlers.progress import ProgressHandler
 from estimator.handlers.random_samples import RandomSamplesHandler
 from estimator.handlers.regression_report import RegressionReportHandler
@@ -49,6 +54,7 @@ __all__ = [
     "CheckpointHandler",
     "ClassificationReportHandler",
     "CutMixHandler",
+    "DataSummaryHandler",
     "EMAHandler",
     "EarlyStoppingHandler",
     "EmbeddingHandler",
@@ -58,11 +64,15 @@ __all__ = [
     "GradientStatsHandler",
     "HistoryPlotHandler",
     "LRRecorderHandler",
+    "LayerReportHandler",
     "LoggingHandler",
     "MetricHandler",
     "MixUpHandler",
+    "ModelExportHandler",
+    "ModelSummaryHandler",
     "Monitor",
     "NaNHandler",
+    "ProfilerHandler",
     "ProgressHandler",
     "RegressionReportHandler",
     "SegmentationReportHandler",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
@@ -53,6 +53,18 @@ class StepClock:
     def place(self) -> list[float]:
         """The last step that was due, and the place of the schedule."""
         return [self.measured, *self._clock.place()]
+
+
+def floating(output: Any) -> Iterator[torch.Tensor]:
+    """Every tensor of fractions in what a layer puts out, however it is nested."""
+    if isinstance(output, torch.Tensor):
+        if output.numel() and (output.is_floating_point() or output.is_complex()):
+            yield output
+    elif isinstance(output, Mapping):
+        yield from floating(list(output.values()))
+    elif isinstance(output, (tuple, list)):
+        for item in output:
+            yield from floating(item)
 
 
 def dense(tensor: torch.Tensor) -> torch.Tensor:

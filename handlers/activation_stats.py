@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from estimator.handlers._stats_writer import (
     StatsWriter,
     StepClock,
     dense,
+    floating,
     moments,
     reduced,
 )
@@ -152,7 +153,7 @@ class ActivationStatsHandler(EventHandler):
 
     def _measure(self, name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         with torch.no_grad():
-            for values in map(dense, _floating(output)):
+            for values in map(dense, floating(output)):
                 self._calls.append(_Call(name, values.numel(), reduced(values)))
 
     def forward_end(self, stats: TrainStats) -> None:
@@ -223,17 +224,6 @@ def _checked(layers: Iterable[str] | None) -> list[str] | None:
             " Pass None for all layers."
         )
     return list(dict.fromkeys(names))
-
-
-def _floating(output: Any) -> Iterator[torch.Tensor]:
-    if isinstance(output, torch.Tensor):
-        if output.numel() and (output.is_floating_point() or output.is_complex()):
-            yield output
-    elif isinstance(output, Mapping):
-        yield from _floating(list(output.values()))
-    elif isinstance(output, (tuple, list)):
-        for item in output:
-            yield from _floating(item)
 
 
 def _rows(

@@ -20,6 +20,7 @@ SUB_PACKAGES = {
 PARTS_OF_BASE = {"_errors", "_folder", "_monitor", "_reporting", "_schedule", "_section"}
 OUTSIDE = {"tests", "benchmarks", "tutorials", "handlers", "conftest"}
 HANDLER_LIBRARIES = {"torch", "numpy", "tqdm", "matplotlib", "PIL", "tensorboard", "IPython"}
+HANDLER_LIBRARIES |= {"onnxscript", "onnxruntime"}
 HEAVY = {"matplotlib", "tensorboard", "onnx", "sklearn", "torchmetrics", "optuna", "yaml", "PIL"}
 HEAVY |= {"captum", "jinja2", "onnxruntime", "onnxscript", "pandas"}
 
