@@ -75,7 +75,11 @@ def _quiet() -> Iterator[None]:
     """Holds back what torch's exporter says: what counts of it is in the error."""
     named = logging.root.manager.loggerDict.items()
     loggers = [log for name, log in named if name.partition(".")[0] == "torch"]
-    handlers = [h for log in loggers if isinstance(log, logging.Logger) for h in log.handlers]
+    handlers: list[logging.Handler | logging.Logger] = [
+        h for log in loggers if isinstance(log, logging.Logger) for h in log.handlers
+    ]
+    # These have no handlers of their own, and speak through those of the program.
+    handlers += map(logging.getLogger, ("onnx_ir", "onnxscript"))
     levels = [handler.level for handler in handlers]
     silence = io.StringIO()
     try:

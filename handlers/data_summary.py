@@ -225,7 +225,7 @@ Rows = list[list[Any]]
 def _joined(of_all: list[dict[str, dict[str, Any]]]) -> tuple[Rows, list[Table]]:
     rows: Rows = []
     classes: list[Table] = []
-    for split in dict.fromkeys(name for found in of_all for name in found):
+    for split in sorted({name for found in of_all for name in found}):
         parts = [found[split] for found in of_all if split in found]
         for name in dict.fromkeys(n for part in parts for n in part["features"]):
             moments = joined(

@@ -220,7 +220,8 @@ class LayerReportHandler(EventHandler):
                 if not layers:
                     continue
                 file = f"{kind.value}.png"
-                write_whole(self._folder / file, draw_map(kind, layers, epochs, values))
+                shown = [_with_kind(stats.net, layer) for layer in layers]
+                write_whole(self._folder / file, draw_map(kind, shown, epochs, values))
                 pictures.append(Picture(file, kind.title))
                 for layer, value in zip(layers, values[:, -1].tolist(), strict=True):
                     last.setdefault(layer, {})[kind.value] = value
@@ -249,6 +250,12 @@ def _relative_gradient(module: nn.Module) -> Tensor | None:
     )
     ratio: Tensor = of_gradients / of_weights.clamp(min=1e-12)
     return ratio
+
+
+def _with_kind(net: nn.Module, layer: str) -> str:
+    """A layer's name and class; names of a `Sequential` are mere numbers."""
+    module = dict(net.named_modules()).get("" if layer == _NET else layer)
+    return layer if module is None else f"{layer} {type(module).__name__}"
 
 
 def _by_layer(calls: list[_Call]) -> dict[str, list[Tensor]]:

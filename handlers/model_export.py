@@ -156,7 +156,7 @@ def _whole(value: Any) -> Any:
 def _compared(result: Any) -> tuple[str, Table]:
     rows: list[list[Any]] = [[size, difference] for size, difference in result.differences.items()]
     columns = ["batch size", "largest difference from the net"]
-    return f"{result.path.name} {str(result).partition(': ')[2]}.", Table("ONNX", columns, rows)
+    return f"{result.path.name}: {str(result).partition(': ')[2]}.", Table("ONNX", columns, rows)
 
 
 def _files(folder: Path) -> Table:
