@@ -13,9 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.flop_counter import FlopCounterMode
 
+_PLAIN = SDPBackend.MATH
+"""Attention as matrix products, which can be counted; fused kernels cannot."""
 COLUMNS = ("layer", "kind", "output", "parameters", "trainable", "multiply-adds", "calls")
 
 
@@ -132,7 +135,7 @@ def summarize(net: nn.Module, example: Any) -> Summary:
     sizes: list[int] = []
     recurrent: dict[nn.Module, int] = {}
     counter = FlopCounterMode(display=False)
-    with undisturbed(net), _hooked(net, note), counter, torch.no_grad():
+    with undisturbed(net), _hooked(net, note), counter, torch.no_grad(), sdpa_kernel(_PLAIN):
         net.eval()
         _call(net, example)
     samples = next((t.shape[0] for t in _tensors(example) if t.ndim), 1) or 1

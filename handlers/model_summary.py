@@ -96,7 +96,7 @@ class ModelSummaryHandler(EventHandler):
 def _section(summary: Summary) -> Section:
     tables = [
         Table("Net", ["what", "how much"], summary.totals),
-        Table("Layers", COLUMNS, summary.layers),
+        Table("Layers", COLUMNS, [list(layer) for layer in summary.layers]),
     ]
     text = f"Output shapes are those of {summary.samples} samples; multiply-adds are of one sample."
     return Section("Net", 700, text, tables)

@@ -158,3 +158,36 @@ def test_a_file_that_is_none_is_found_by_the_checker(tmp_path: Path) -> None:
 
     with pytest.raises(ExportError, match="the ONNX file of Identity breaks a rule"):
         check_model(tmp_path / "a.onnx", Named())  # type: ignore[arg-type]  # all that it asks for
+
+
+class Shapes(nn.Module):
+    """Asks an input for its sizes alone: one that another has too, and one that it alone has."""
+
+    def forward(self, x: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        return x.new_ones(labels.shape[0], mask.shape[1]) + x.sum()
+
+
+def test_an_input_that_is_asked_for_its_sizes_alone(tmp_path: Path) -> None:
+    example = torch.zeros(4, 3), torch.ones(4, 6), torch.ones(4)
+    batch = (example, torch.zeros(4))
+    dynamic = {"mask": {1: "time"}}
+    result = Estimator(Shapes()).export(tmp_path / "a.onnx", batch, dynamic=dynamic)
+    assert result.inputs == {"x": ["batch", 3], "mask": ["batch", "time"]}
+    (found,) = nets.run(result.path, x=torch.zeros(2, 3), mask=torch.ones(2, 9))
+    assert found.shape == (2, 9)
+
+
+def test_a_file_that_does_not_run_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no such operator\nand more")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", broken)
+    with pytest.raises(ExportError, match="cannot be run by onnxruntime.*no such operator$"):
+        Estimator(nn.Linear(3, 2)).export(tmp_path / "a.onnx", torch.ones(2, 3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_split_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("estimator.export_form.is_sharded", lambda net: True)
+    with pytest.raises(ExportError, match="split over several"):
+        Estimator(nn.Linear(3, 2)).export(tmp_path / "a.onnx", torch.ones(2, 3))
