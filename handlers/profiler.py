@@ -92,7 +92,12 @@ class ProfilerHandler(EventHandler):
 
     def epoch_begin(self, stats: TrainStats) -> None:
         """Starts to count batches, before the first one is fetched."""
-        if self._profiler is None and self._folder is not None:
+        if self._profiler is not None or self._folder is None:
+            return
+        if torch._C._autograd._profiler_enabled():
+            # A second one would end it.
+            self._give_up(stats, "another profiler is running")
+        else:
             self._start(stats)
 
     def _start(self, stats: TrainStats) -> None:
@@ -103,12 +108,8 @@ class ProfilerHandler(EventHandler):
             wait=self.wait, warmup=self.warmup, active=self.active, repeat=1
         )
         profiler = torch.profiler.profile(activities=kinds, schedule=schedule, acc_events=True)
-        try:
-            profiler.start()
-        except RuntimeError as error:  # such as a profiler of the user's own, which is running
-            self._give_up(stats, str(error))
-        else:
-            self._profiler = profiler
+        profiler.start()
+        self._profiler = profiler
 
     def _give_up(self, stats: TrainStats, reason: str) -> None:
         self._folder = self._profiler = None

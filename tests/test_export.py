@@ -24,7 +24,7 @@ Made = tuple[nn.Module, ExportResult]
 
 def plain(outputs: Any) -> list[Tensor]:
     values = outputs.values() if isinstance(outputs, dict) else outputs
-    return [getattr(value, "value", value) for value in values]
+    return [value if isinstance(value, Tensor) else value.value for value in values]
 
 
 def assert_equal(path: Path, inputs: dict[str, Tensor], expected: list[Tensor]) -> None:
@@ -135,8 +135,8 @@ class Same(nn.Module):
 
 
 def test_names_stay_distinct_and_a_compiled_net_is_exported_as_what_it_was(tmp_path: Path) -> None:
-    net = torch.compile(Same(), backend="eager")
-    example = {"x": torch.ones(2, 3), "deep": {"x": np.ones((2, 3), np.float32)}}
+    net: Any = torch.compile(Same(), backend="eager")
+    example: Any = {"x": torch.ones(2, 3), "deep": {"x": np.ones((2, 3), np.float32)}}
     result = Estimator(net).export(tmp_path / "same.onnx", example)
     assert list(result.inputs) == ["x", "deep.x"] and list(result.outputs) == ["x_", "more_0"]
     assert torch.equal(example["x"], torch.ones(2, 3))

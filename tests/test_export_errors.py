@@ -21,7 +21,8 @@ from estimator.handlers.base import ArgumentError, ArgumentTypeError, MissingExt
 
 class Svd(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.linalg.svdvals(x)
+        values: Tensor = torch.linalg.svdvals(x)
+        return values
 
 
 class Packed(nn.Module):

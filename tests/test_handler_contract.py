@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from output_report_makers import EACH, OUTPUT_REPORTS, Make
+from handler_makers import OF_THE_NET
 from picture_runs import OF_PICTURES
 from sample_makers import OF_SAMPLES
 from scenes import noisy
@@ -26,6 +27,10 @@ from estimator.testing import HandlerContract
 from estimator.testing._watch import counted_reads, difference
 
 MAKE: dict[str, list[Make]] = {
+Make = Callable[[Path], EventHandler]
+EACH = every(epochs=1)
+
+MAKE: dict[str, list[Make]] = OF_THE_NET | {
     "ActivationStatsHandler": [lambda folder: handlers.ActivationStatsHandler(folder, every=EACH)],
     "CSVLogHandler": [lambda folder: handlers.CSVLogHandler(folder / "history.csv")],
     "CheckpointHandler": [
@@ -33,7 +38,6 @@ MAKE: dict[str, list[Make]] = {
         lambda folder: handlers.CheckpointHandler(folder, monitor="val_loss", every=every(50)),
     ],
     "CutMixHandler": [lambda folder: handlers.CutMixHandler(3)],
-    "DataSummaryHandler": [lambda folder: handlers.DataSummaryHandler(folder)],
     "EMAHandler": [lambda folder: handlers.EMAHandler(0.9)],
     "EarlyStoppingHandler": [
         lambda folder: handlers.EarlyStoppingHandler("train_loss", patience=2),
@@ -44,17 +48,13 @@ MAKE: dict[str, list[Make]] = {
         lambda f: handlers.GradientStatsHandler(f, every=EACH, histograms=True)
     ],
     "LRRecorderHandler": [lambda folder: handlers.LRRecorderHandler(folder, tensorboard=True)],
-    "LayerReportHandler": [lambda folder: handlers.LayerReportHandler(folder, every=EACH)],
     "LoggingHandler": [
         lambda folder: handlers.LoggingHandler(folder / "log.txt", console=False),
         lambda folder: handlers.LoggingHandler(every=every(50)),
     ],
     "MetricHandler": [lambda folder: handlers.MetricHandler()],
     "MixUpHandler": [lambda folder: handlers.MixUpHandler(3)],
-    "ModelExportHandler": [lambda folder: handlers.ModelExportHandler(folder, onnx=False)],
-    "ModelSummaryHandler": [lambda folder: handlers.ModelSummaryHandler(folder)],
     "NaNHandler": [lambda folder: handlers.NaNHandler()],
-    "ProfilerHandler": [lambda folder: handlers.ProfilerHandler(folder, wait=0, active=2)],
     "ProgressHandler": [lambda folder: handlers.ProgressHandler()],
     "TensorBoardHandler": [lambda folder: handlers.TensorBoardHandler(folder, every=every(50))],
     "TimeLimitHandler": [lambda folder: handlers.TimeLimitHandler(3600)],
