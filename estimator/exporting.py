@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from estimator.distributed import is_first
 from estimator.export_check import check_model, compare
 from estimator.export_file import (
     drop_unused,
@@ -23,6 +24,7 @@ from estimator.export_file import (
 )
 from estimator.export_form import Dynamic, ExportError, Form, cpu_twin, find_axes
 from estimator.handlers.base import ArgumentError, writable_folder
+from estimator.notices import notice
 from estimator.predicting import Predicting
 from estimator.processor import BatchProcessor
 from estimator.randomness import random_state_kept
@@ -147,6 +149,7 @@ def export_inputs(
             result = _result(target, program.model, differences)
             _check_difference(result, form, tolerance)
             put_in_place(files, target, _report(result, tolerance))
+    notice(f"Exported {result}.", show=is_first())
     return result
 
 

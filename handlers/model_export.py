@@ -136,7 +136,6 @@ class ModelExportHandler(EventHandler):
         try:
             with reporting(stats, ONNX):
                 result = stats.export(folder / ONNX, example, split=not own, dynamic=self.dynamic)
-                _LOG.info("Exported %s.", result)
                 return _compared(result)
         except Exception as error:  # whatever a net holds against it, the training counts
             return self._not_written(stats, str(error)), None

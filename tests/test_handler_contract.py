@@ -15,52 +15,14 @@ import broken_handlers as broken
 import numpy as np
 import pytest
 import torch
-from output_report_makers import EACH, OUTPUT_REPORTS, Make
-from handler_makers import OF_THE_NET
+from handler_makers import MAKE
 from picture_runs import OF_PICTURES
-from sample_makers import OF_SAMPLES
-from scenes import noisy
 
 from estimator import handlers
-from estimator.handlers import EventHandler, every
+from estimator.handlers import EventHandler
 from estimator.testing import HandlerContract
 from estimator.testing._watch import counted_reads, difference
 
-MAKE: dict[str, list[Make]] = {
-Make = Callable[[Path], EventHandler]
-EACH = every(epochs=1)
-
-MAKE: dict[str, list[Make]] = OF_THE_NET | {
-    "ActivationStatsHandler": [lambda folder: handlers.ActivationStatsHandler(folder, every=EACH)],
-    "CSVLogHandler": [lambda folder: handlers.CSVLogHandler(folder / "history.csv")],
-    "CheckpointHandler": [
-        lambda folder: handlers.CheckpointHandler(folder),
-        lambda folder: handlers.CheckpointHandler(folder, monitor="val_loss", every=every(50)),
-    ],
-    "CutMixHandler": [lambda folder: handlers.CutMixHandler(3)],
-    "EMAHandler": [lambda folder: handlers.EMAHandler(0.9)],
-    "EarlyStoppingHandler": [
-        lambda folder: handlers.EarlyStoppingHandler("train_loss", patience=2),
-        lambda folder: handlers.EarlyStoppingHandler(patience=2, restore_best=True),
-    ],
-    "AugmentHandler": [lambda folder: handlers.AugmentHandler(noisy)],
-    "GradientStatsHandler": [
-        lambda f: handlers.GradientStatsHandler(f, every=EACH, histograms=True)
-    ],
-    "LRRecorderHandler": [lambda folder: handlers.LRRecorderHandler(folder, tensorboard=True)],
-    "LoggingHandler": [
-        lambda folder: handlers.LoggingHandler(folder / "log.txt", console=False),
-        lambda folder: handlers.LoggingHandler(every=every(50)),
-    ],
-    "MetricHandler": [lambda folder: handlers.MetricHandler()],
-    "MixUpHandler": [lambda folder: handlers.MixUpHandler(3)],
-    "NaNHandler": [lambda folder: handlers.NaNHandler()],
-    "ProgressHandler": [lambda folder: handlers.ProgressHandler()],
-    "TensorBoardHandler": [lambda folder: handlers.TensorBoardHandler(folder, every=every(50))],
-    "TimeLimitHandler": [lambda folder: handlers.TimeLimitHandler(3600)],
-    **OUTPUT_REPORTS,
-    **OF_SAMPLES,
-}
 SETTINGS: dict[tuple[str, int], dict[str, Any]] = {
     ("CutMixHandler", 0): {"changes_training": True, **OF_PICTURES},
     ("CheckpointHandler", 1): {"needs_validation": True},
