@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from estimator.export_file import sizes_of
 from estimator.export_form import BATCH, Axes, ExportError, Form, first_line
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 _MORE = 3
 """How much longer than in the example axes are in the last comparison."""
@@ -71,6 +75,26 @@ def compare(path: Path, form: Form, axes: Axes, kept: Sequence[int]) -> dict[int
             f"sizes {sorted(found)}: {first_line(error)}"
         ) from error
     return found
+
+
+def name_free_axes(graph: onnx_ir.Graph, form: Form, axes: Axes) -> None:
+    """Names the axes of outputs that the exporter took for fixed, as behind recurrent layers."""
+    import onnx_ir
+
+    *_, longer = _sizes(form, axes)
+    for value, answer in zip(graph.outputs, form.answers(longer), strict=True):
+        shape = sizes_of(value)
+        if len(shape) == answer.ndim:
+            value.shape = onnx_ir.Shape(
+                size if isinstance(size, str) or size == grown else _name(axes, size, grown, value)
+                for size, grown in zip(shape, answer.shape, strict=True)
+            )
+
+
+def _name(axes: Axes, size: int, grown: int, value: onnx_ir.Value) -> str:
+    """The axis of an input that has the same sizes; else a name of its own."""
+    same = (name for name, s in axes.sizes.items() if (s, s + _MORE) == (size, grown))
+    return next(same, f"{value.name}_size")
 
 
 def _samples(axes: Axes, tensors: Sequence[Tensor]) -> int:

@@ -55,7 +55,7 @@ def translate(form: Form, axes: Axes, opset: int | None) -> Any:
     dims = {name: torch.export.Dim(name) for name in axes.sizes}
     shapes = tuple({axis: dims[name] for axis, name in named.items()} for named in axes.names)
     try:
-        with _quiet():
+        with _quiet(), _fresh_kernels():
             program = torch.onnx.export(
                 form, example, dynamo=True, verbose=False, opset_version=opset,
                 input_names=form.inputs, output_names=form.outputs,
@@ -97,6 +97,23 @@ def _quiet() -> Iterator[None]:
             handler.setLevel(level)
 
 
+@contextlib.contextmanager
+def _fresh_kernels() -> Iterator[None]:
+    """Lets recurrent layers be traced for any length more than once in a process.
+
+    For an export torch puts other code behind them, and their caches (as of torch 2.13) still hold
+    what was behind them before: the second net would be unrolled to the length of its example.
+    """
+    recurrent = torch.ops.aten.gru.input, torch.ops.aten.lstm.input
+    try:
+        for operator in recurrent:
+            operator._dispatch_cache.clear()
+        yield
+    finally:
+        for operator in recurrent:
+            operator._dispatch_cache.clear()
+
+
 def _reason(error: BaseException) -> str:
     """The first cause in a line, and the line of the net where it is."""
     while error.__cause__ is not None:
@@ -121,9 +138,9 @@ def _check_axes(form: Form, axes: Axes, graph: onnx_ir.Graph) -> None:
                 raise ExportError(
                     f"{type(form.net).__name__} cannot be exported with any size of the axis "
                     f"{name!r}: its code fixes that of {value.name!r} to {shape[axis]}, as by an "
-                    "if over shapes or a reshape to a number (the example has "
-                    f"{list(tensor.shape)}). Write the code for all sizes, or fix the axis with "
-                    f"dynamic={{{value.name!r}: {{{axis}: None}}}}."
+                    "if over shapes, by len(x) in place of x.shape[0], or by a number in a reshape "
+                    f"(the example has {list(tensor.shape)}). Write the code for all sizes, or fix "
+                    f"the axis with dynamic={{{value.name!r}: {{{axis}: None}}}}."
                 )
 
 

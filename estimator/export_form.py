@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from estimator.export_layers import make_exportable
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, EstimatorError, nearest
 from estimator.processor import BatchProcessor, describe
 from estimator.sharded import is_sharded
@@ -60,6 +61,7 @@ def cpu_twin(processor: BatchProcessor) -> BatchProcessor:
             f"{first_line(error)}. Build the net anew, load its weights, and export that one."
         ) from error
     twin.net.eval()
+    make_exportable(twin.net)
     return twin
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from estimator.distributed import is_first
-from estimator.export_check import check_model, compare
+from estimator.export_check import check_model, compare, name_free_axes
 from estimator.export_file import (
     drop_unused,
     needed,
@@ -141,6 +141,7 @@ def export_inputs(
         form = Form(Predicting(cpu_twin(bound)), move(inputs, _CPU), outputs)
         axes = find_axes(form, dynamic)
         program = translate(form, axes, opset)
+        name_free_axes(program.model.graph, form, axes)
         kept = drop_unused(program.model.graph)
         with tempfile.TemporaryDirectory(prefix=".tmp-export-", dir=target.parent) as folder:
             files = write(program, Path(folder), target.name)

@@ -188,3 +188,29 @@ def test_stats_export_needs_a_run() -> None:
     stats = TrainStats(nn.Identity(), torch.device("cpu"))
     with pytest.raises(EstimatorError, match="needs a run that is going on"):
         stats.export("a.onnx", torch.ones(2, 1))
+
+
+def test_adaptive_maxima_are_exported_too(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.AdaptiveMaxPool2d((4, None)), nn.AdaptiveMaxPool2d(3))
+    result = Estimator(net).export(tmp_path / "a.onnx", torch.randn(2, 3, 7, 5))
+    assert result.outputs == {"output": ["batch", 3, 3, 3]} and result.largest_difference == 0
+    assert type(net[0]) is nn.AdaptiveMaxPool2d
+    x = torch.randn(5, 3, 7, 5)
+    assert_equal(result.path, {"input": x}, [net(x)])
+
+
+def test_an_output_of_any_length_says_so(tmp_path: Path) -> None:
+    class States(nn.GRU):
+        def forward(self, x: Tensor) -> Any:  # type: ignore[override]  # one tensor in, two out
+            states, last = super().forward(x)
+            return states, torch.cat([states, states], 1)
+
+    # The second one finds the caches of the first.
+    for size in (2, 3):
+        net = States(3, size, batch_first=True, bidirectional=True)
+        est, dynamic = Estimator(net), {"x": {1: "time"}}
+        result = est.export(tmp_path / "a.onnx", torch.randn(2, 5, 3), dynamic=dynamic)
+        states, double = result.outputs.values()
+        assert states == ["batch", "time", 2 * size] and isinstance(double[1], str)
+        x = torch.randn(3, 9, 3)
+        assert_equal(result.path, {"x": x}, list(net(x)))

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad as widen
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 from torch.utils.data import DataLoader, Sampler
 
 PAD, UNKNOWN, BEGIN, END = range(4)
@@ -82,6 +82,49 @@ def loss_by_frequency(train: DataLoader[Any], held_out: DataLoader[Any]) -> floa
     known, asked = (torch.cat([row[1][1:] for row in data.dataset]) for data in (train, held_out))  # type: ignore[attr-defined]  # it has one
     counts = torch.bincount(known, minlength=int(asked.max()) + 1) + 1.0
     return float(-(counts / counts.sum()).log()[asked].mean())
+
+
+def read_both_ways(rnn: nn.LSTM | nn.GRU, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Reads padded sentences from both ends, as if there were no padding.
+
+    An ONNX file has no packed sequences: there, each sentence is turned round within its length.
+
+    Args:
+        rnn: Of one layer, with the batch first.
+        x: Shape (N, T, features).
+        lengths: Words of each sentence.
+
+    Returns:
+        The states, (N, T, 2 * hidden), 0 behind a sentence, and the last ones, (N, 2 * hidden).
+    """
+    if not torch.compiler.is_exporting():
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        states, last = rnn(packed)
+        last = last[0] if isinstance(rnn, nn.LSTM) else last
+        states, _ = pad_packed_sequence(states, batch_first=True, total_length=x.shape[1])
+        return states, torch.cat([last[0], last[1]], 1)
+    places = torch.arange(x.shape[1], device=x.device)
+    ends = lengths.view(-1, 1, 1) - 1
+    turned = (ends - places.view(1, -1, 1)).clamp(min=0)
+    onwards = _one_way(rnn, x, "")
+    back = _one_way(rnn, x.gather(1, turned.expand(-1, -1, x.shape[2])), "_reverse")
+    size = onwards.shape[2]
+    last = torch.cat(
+        [values.gather(1, ends.expand(-1, 1, size))[:, 0] for values in (onwards, back)], 1
+    )
+    states = torch.cat([onwards, back.gather(1, turned.expand(-1, -1, size))], 2)
+    return states.masked_fill(places.view(1, -1, 1) > ends, 0), last
+
+
+def _one_way(rnn: nn.LSTM | nn.GRU, x: Tensor, ending: str) -> Tensor:
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    weights = [getattr(rnn, name + ending) for name in names]
+    start = x.new_zeros(1, x.shape[0], rnn.hidden_size)
+    settings = (weights, True, 1, 0.0, False, False, True)
+    is_lstm = isinstance(rnn, nn.LSTM)
+    found = torch.lstm(x, [start, start], *settings) if is_lstm else torch.gru(x, start, *settings)
+    states: Tensor = found[0]
+    return states
 
 
 class SimilarLengths(Sampler[list[int]]):

@@ -57,7 +57,7 @@ class SSD(nn.Module):
         fine = self.fine(images / 127.5 - 1)
         grids = fine, self.coarse(fine)
         seen = [
-            head(grid).permute(0, 2, 3, 1).reshape(len(images), -1, self.classes + 4)
+            head(grid).permute(0, 2, 3, 1).reshape(images.shape[0], -1, self.classes + 4)
             for head, grid in zip(self.heads, grids, strict=True)
         ]
         scores, offsets = torch.cat(seen, 1).split([self.classes, 4], dim=-1)

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 from _script import run, table
-from _text import PAD, Vocabulary, arguments, loaders, pad
+from _text import PAD, Vocabulary, arguments, loaders, pad, read_both_ways
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader
 
 from estimator import DataError, Estimator, Trainer
@@ -67,11 +66,9 @@ class BiRNN(nn.Module):
         self.classify = nn.Linear(2 * hidden, 2)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        lengths = (tokens != PAD).sum(1).cpu()
         x = self.dropout(self.embed(tokens))
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        _, (last, _) = self.rnn(packed)
-        return self.classify(self.dropout(torch.cat([last[0], last[1]], 1)))
+        _, last = read_both_ways(self.rnn, x, (tokens != PAD).sum(1))
+        return self.classify(self.dropout(last))
 
 
 NETS = {"TextCNN": TextCNN, "BiRNN": BiRNN}

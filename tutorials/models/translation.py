@@ -21,7 +21,6 @@ import _text as text
 import torch
 from _script import run, table
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.optim.lr_scheduler import OneCycleLR
 
 from estimator import BatchProcessor, Estimator, Trainer
@@ -38,11 +37,8 @@ class Encoder(nn.Module):
         self.rnn = nn.GRU(size, size // 2, batch_first=True, bidirectional=True)
 
     def forward(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        lengths = (source != text.PAD).sum(1).cpu()
-        x = pack_padded_sequence(self.embed(source), lengths, True, enforce_sorted=False)
-        states, last = self.rnn(x)
-        states, _ = pad_packed_sequence(states, True, total_length=source.shape[1])
-        return states, torch.cat([last[0], last[1]], 1)
+        lengths = (source != text.PAD).sum(1)
+        return text.read_both_ways(self.rnn, self.embed(source), lengths)
 
 
 class Decoder(nn.Module):
