@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,14 +70,9 @@ class Estimator:
     """
 
     def __init__(
-        self,
-        net: nn.Module,
-        loss: Any = None,
-        metrics: Any = None,
-        *,
-        targets: str | list[str] | None = None,
-        processor: BatchProcessor | None = None,
-    ) -> None:
+        self, net: nn.Module, loss: Any = None, metrics: Any = None, *,
+        targets: str | list[str] | None = None, processor: BatchProcessor | None = None,
+    ) -> None:  # fmt: skip
         if not isinstance(net, nn.Module):
             raise ArgumentTypeError(
                 f"Estimator(net=...) must be a torch.nn.Module object; received {net!r}."
@@ -300,19 +296,22 @@ class Estimator:
         """Writes the net's weights, under a temporary name first so that no half file is left."""
         write_weights(self.net, path)
 
-    def export(self, path: str | os.PathLike[str], example: Any, **options: Any) -> ExportResult:
+    def export(
+        self, path: str | os.PathLike[str], example: Any, *,
+        dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    ) -> ExportResult:  # fmt: skip
         """Writes the net as an ONNX file, which is run beside the net first: see `export_onnx`.
 
         Args:
             path: The file.
             example: A batch as the loader yields it, with or without targets.
-            **options: `dynamic` names further axes of any size, as `{"tokens": {1: "time"}}`.
+            dynamic: Further axes of any size than the batch, as `{"tokens": {1: "time"}}`.
 
         Example:
             >>> Estimator(nn.Linear(2, 1)).export("linear.onnx", torch.ones(1, 2)).inputs
             {'input': ['batch', 2]}
         """
-        return export_onnx(self.net, self.processor, path, example, **options)
+        return export_onnx(self.net, self.processor, path, example, dynamic=dynamic)
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Reads weights that `save` or a `CheckpointHandler` wrote; never runs code from a file.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, EventHandler, FolderError
+from estimator.handlers.best_history import BestHistoryHandler
 from estimator.handlers.checkpoint import CheckpointHandler
 from estimator.handlers.csv_log import CSVLogHandler
 from estimator.handlers.logging import LoggingHandler
@@ -35,9 +36,9 @@ class RunFolder:
     Nothing is ever overwritten, and two processes that start at once get two numbers. With
     `fit(..., run=RunFolder("mnist"))`, or `run="mnist"` in short, the folder holds `run.json` (the
     arguments, versions, machine, git commit, command and outcome), `trainer.txt` (the log),
-    `history.csv`, `history.json`, `tensorboard/`, `checkpoints/` and `lr_recorder/`. A
-    handler given to `fit` takes the place of a default one of its class; handlers whose `folder`
-    is None write to their own places in the run folder.
+    `history.csv`, `history.json`, `best_history.txt`, `tensorboard/`, `checkpoints/` and
+    `lr_recorder/`. A handler given to `fit` takes the place of a default one of its class; handlers
+    whose `folder` is None write to their own places in the run folder.
 
     Args:
         name: Of the run. A path with a slash is the folder itself, without a number.
@@ -162,7 +163,8 @@ class OpenRun:
             show: Whether notices may go to stderr.
         """
         defaults: list[EventHandler] = [
-            CheckpointHandler(), TensorBoardHandler(), CSVLogHandler(self.path / "history.csv"),
+            CheckpointHandler(), TensorBoardHandler(), BestHistoryHandler(),
+            CSVLogHandler(self.path / "history.csv"),
         ]  # fmt: skip
         if importlib.util.find_spec("matplotlib") is not None:
             defaults.append(LRRecorderHandler())

@@ -116,9 +116,12 @@ def _located(value: Any, batch: Mapping[Any, Any], used: set[Any]) -> Any:
         batch: As the loader gave it.
         used: Keys of values that were located, which are added to.
     """
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and set(value) <= set(batch):
         used |= set(value)
-        return dict.fromkeys(value) if set(value) <= set(batch) else None
+        return {key: key for key in value}
+    if isinstance(value, Mapping):  # by the names of outputs, such as targets of several tasks
+        named = {key: _located(item, batch, used) for key, item in value.items()}
+        return None if None in named.values() else named
     if isinstance(value, (tuple, list)):
         places = [_located(item, batch, used) for item in value]
         return None if None in places else places
@@ -140,16 +143,17 @@ def _is_equal(item: Any, value: Any) -> bool:
 
 def _named(place: Any, value: Any) -> dict[str, Any]:
     if isinstance(place, dict):
-        return dict(value)
-    if isinstance(place, list):
-        pairs = zip(place, value, strict=True)
-        return {key: item for part, each in pairs for key, item in _named(part, each).items()}
-    return {place: value}
+        pairs = [(place[key], value[key]) for key in value]
+    elif isinstance(place, list):
+        pairs = list(zip(place, value, strict=True))
+    else:
+        return {place: value}
+    return {key: item for part, each in pairs for key, item in _named(part, each).items()}
 
 
 def _filled(place: Any, view: Mapping[str, Any], like: Any) -> Any:
     if isinstance(place, dict):
-        return {key: view[key] for key in place}
+        return {key: _filled(place[key], view, like[key]) for key in like}
     if isinstance(place, list):
         pairs = zip(place, like, strict=True)
         return type(like)(_filled(part, view, each) for part, each in pairs)

@@ -43,9 +43,10 @@ from estimator.handlers import (
     every,
 )
 
+Make = Callable[[Path], EventHandler]
 EACH = every(epochs=1)
 
-MAKE: dict[str, list[Callable[[Path], EventHandler]]] = {
+MAKE: dict[str, list[Make]] = {
     "ActivationStatsHandler": [lambda folder: ActivationStatsHandler(folder, every=EACH)],
     "AugmentHandler": [lambda _: AugmentHandler(noisy)],
     "AugmentationsHandler": [lambda folder: AugmentationsHandler(folder, samples=3, draws=2)],

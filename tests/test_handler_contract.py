@@ -15,7 +15,7 @@ import broken_handlers as broken
 import numpy as np
 import pytest
 import torch
-from handler_makers import MAKE
+from handler_makers import MAKE, Make
 from picture_runs import OF_PICTURES
 
 from estimator import handlers

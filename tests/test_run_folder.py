@@ -52,8 +52,8 @@ def test_a_run_keeps_what_explains_it() -> None:
     folder = Path("runs/mnist_r0").absolute()
     assert stats.run_dir == folder
     assert sorted(os.listdir(folder)) == [
-        "checkpoints", "history.csv", "history.json", "lr_recorder", "run.json", "tensorboard",
-        "trainer.txt",
+        "best_history.json", "best_history.txt", "checkpoints", "history.csv", "history.json",
+        "lr_recorder", "run.json", "tensorboard", "trainer.txt",
     ]  # fmt: skip
     history = json.loads((folder / "history.json").read_text("utf-8"))
     assert history["val_loss"] == stats["val_loss"]
