@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,7 @@ from estimator.choosing import HandlerLike, Handlers, chosen_handlers
 from estimator.dispatch import Dispatch, as_handler
 from estimator.engine.options import Engine, check_engine_argument
 from estimator.engine.report import report
-from estimator.exporting import ExportResult, export_onnx
+from estimator.exporting import Dynamic, ExportResult, export_onnx
 from estimator.fitting import FitOptions, Trainers
 from estimator.handle import Handle
 from estimator.handlers.base import ArgumentError, ArgumentTypeError, EventHandler, Every
@@ -97,26 +97,15 @@ class Estimator:
         self._engine, self._served = Engine(), list[str]()
 
     def fit(
-        self,
-        train: Any,
-        val: Any = None,
-        epochs: int | None = None,
-        trainers: Trainers = None,
-        device: str | torch.device | None = None,
-        *,
-        iterations: int | None = None,
-        handlers: Handlers = None,
-        validate: Every | None = None,
-        accumulate: int = 1,
-        batch_size: int = 32,
-        precision: Precision | None = None,
-        engine: str | Engine = "auto",
-        strategy: Strategy | None = None,
+        self, train: Any, val: Any = None, epochs: int | None = None, trainers: Trainers = None,
+        device: str | torch.device | None = None, *,
+        iterations: int | None = None, handlers: Handlers = None, validate: Every | None = None,
+        accumulate: int = 1, batch_size: int = 32, precision: Precision | None = None,
+        engine: str | Engine = "auto", strategy: Strategy | None = None,
         run: str | os.PathLike[str] | RunFolder | None = None,
-        seed: int | None = None,
-        resume: str | os.PathLike[str] | bool | None = None,
+        resume: str | os.PathLike[str] | bool | None = None, seed: int | None = None,
         progress: bool = True,
-    ) -> TrainStats:
+    ) -> TrainStats:  # fmt: skip
         """Trains the net.
 
         A second `fit` has new counters and a new history; without `trainers` it goes on with the
@@ -298,7 +287,8 @@ class Estimator:
 
     def export(
         self, path: str | os.PathLike[str], example: Any, *,
-        dynamic: Mapping[str, Mapping[int, str]] | None = None,
+        dynamic: Dynamic | None = None, outputs: Sequence[str] | None = None,
+        opset: int | None = None,
     ) -> ExportResult:  # fmt: skip
         """Writes the net as an ONNX file, which is run beside the net first: see `export_onnx`.
 
@@ -306,12 +296,16 @@ class Estimator:
             path: The file.
             example: A batch as the loader yields it, with or without targets.
             dynamic: Further axes of any size than the batch, as `{"tokens": {1: "time"}}`.
+            outputs: Names of the outputs that are wanted; None takes all.
+            opset: The version of ONNX's operators; None is the exporter's own choice.
 
         Example:
             >>> Estimator(nn.Linear(2, 1)).export("linear.onnx", torch.ones(1, 2)).inputs
             {'input': ['batch', 2]}
         """
-        return export_onnx(self.net, self.processor, path, example, dynamic=dynamic)
+        return export_onnx(
+            self.net, self.processor, path, example, dynamic=dynamic, outputs=outputs, opset=opset
+        )
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Reads weights that `save` or a `CheckpointHandler` wrote; never runs code from a file.

@@ -94,7 +94,7 @@ class ErrorFiles:
             return "not kept"
         text = one_line(words(value, self.telling))
         name = None if kind == RESIDUAL else class_name(value, self.telling.classes)
-        return text if name is None else f"{text} {one_line(name)}"
+        return text if name in (None, text) else f"{text} {one_line(str(name))}"
 
 
 def _measure(errors: Errors) -> str:

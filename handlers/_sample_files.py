@@ -17,6 +17,7 @@ from estimator.handlers.base import ArgumentTypeError, DataError, Picture, Sampl
 
 Facts = Mapping[str, str | int | float | None]
 _SHOWN_PARTS = ("input", "target")
+_SHORT = 80
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -197,17 +198,19 @@ def write_sample(
         write_picture(path, image)
         files.append(path)
         shown.append(Picture(path.name, feature))
-    said = {**facts, **{k: v for k, v in told_shortly(rows, telling).items() if k not in facts}}
+    said = {**told_shortly(rows, telling, pictured=bool(shown)), **facts}
     return SampleCard(f"uid {facts.get('uid', '')}", said, shown, text.name), files
 
 
-def told_shortly(rows: Mapping[str, Tensor], telling: Telling) -> dict[str, str]:
-    """What a card says of a sample: targets, predictions and single numbers, and all texts."""
-    return {
-        name: text
-        for name, text in told(rows, telling).items()
-        if name.partition(".")[0] != "output" and (len(text) <= 80 or _is_text(rows, name, telling))
-    }
+def told_shortly(rows: Mapping[str, Tensor], telling: Telling, *, pictured: bool) -> dict[str, str]:
+    """What a card says of a sample: its targets and predictions, and all texts; else numbers."""
+    answers = {one_line(n): _briefly(v, telling) for n, v in answered(rows, telling).items()}
+    lines = told(rows, telling)
+    texts = {name: text for name, text in lines.items() if _is_text(rows, name, telling)}
+    if pictured or texts:
+        return answers | texts
+    others = {name: text for name, text in lines.items() if name.partition(".")[0] == "input"}
+    return answers | {name: text for name, text in others.items() if len(text) <= _SHORT}
 
 
 def _is_text(rows: Mapping[str, Tensor], name: str, telling: Telling) -> bool:

@@ -35,7 +35,10 @@ class Picture(NamedTuple):
 
 
 class SampleCard(NamedTuple):
-    """One sample: what is known of it, and its pictures."""
+    """One sample: what is known of it, and its pictures.
+
+    The page leaves out the facts "uid", "split", "epoch" and "rank", which belong into the title.
+    """
 
     title: str
     facts: Mapping[str, Value]
@@ -45,7 +48,7 @@ class SampleCard(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of the page of a run, made of any of these, which are shown in this order.
+    """A part of the page of a run, made of any of these; pictures come before tables.
 
     Example:
         >>> section = Section("Shares", tables=[Table("By class", ["class", "share"], [["a", 1]])])

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from estimator.handlers._gallery import Cell, write_gallery
 from estimator.handlers._loss_table import Rank, Ranking
 from estimator.handlers._sample_files import (
-    Facts,
     Sample,
     Telling,
     caption,
@@ -91,7 +90,9 @@ class WorstReport:
                 write_picture(files[-1], image)
                 shown.append(Picture(f"{folder.name}/{stem}.png", "as the net got it"))
             loss = {f"{self.rank}_loss": sample.score}
-            facts: Facts = {**sample.facts, **loss, **told_shortly(sample.rows, self.telling)}
+            pictured = image is not None
+            known = told_shortly(sample.rows, self.telling, pictured=pictured)
+            facts: Facts = {**known, **sample.facts, **loss}
             name = f"{folder.name}/{text.name}"
             cards.append(SampleCard(f"{sample.number}. uid {sample.uid}", facts, shown, name))
         remove_others(folder, _OWN_FILES, files)

@@ -15,7 +15,6 @@ from estimator.handlers.base import (
     Clock,
     EventHandler,
     Every,
-    Picture,
     Section,
     Table,
     check_every,
@@ -191,7 +190,6 @@ def _section(columns: list[str], table: Cells) -> Section:
     return Section(
         "Learning rate", 600,
         tables=[Table("Rates that steps used (all of them are in lr.csv)", columns, thinned)],
-        pictures=[Picture("lr.png", "Learning rate over optimizer steps")],
     )  # fmt: skip
 
 

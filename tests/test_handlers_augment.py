@@ -13,7 +13,6 @@ from torch.utils.data import Subset, TensorDataset
 
 from estimator import ArgumentTypeError, BatchProcessor, DataError, Estimator, TrainStats, with_uids
 from estimator.handlers import AugmentHandler, Band, EventHandler
-from estimator.outputs import RegressionOutput, SegmentationOutput
 from estimator.transforms import Compose, Normalize, RandomCrop, RandomFlip
 
 
@@ -159,42 +158,6 @@ def test_inputs_and_targets_of_one_content_are_two_fields() -> None:
     data = [{"images": torch.ones(4, 1, 2, 2), "clean": torch.ones(4, 1, 2, 2)}]
     ((inputs, targets, _),) = record(plus_one, data, processor=Copies()).train
     assert (inputs == 2).all() and (targets == 1).all()
-
-
-class Outputs(nn.Module):
-    """Takes the whole dict, and names the keys of its targets itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Conv2d(1, 2, 1)
-
-    def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "classes": SegmentationOutput(self.layer(batch["images"].float()), "masks"),
-            "mean": RegressionOutput(batch["images"].float().mean((1, 2, 3)), "level"),
-        }
-
-
-def test_targets_of_outputs_are_changed_with_their_inputs() -> None:
-    images = torch.arange(16).reshape(2, 1, 2, 4).to(torch.uint8)
-    data = {"images": images, "masks": images[:, 0].long() % 2, "level": torch.ones(2)}
-    seen = Recorder()
-    shown: list[Any] = []
-
-    def mirror(batch: dict[str, Any]) -> dict[str, Any]:
-        shown.append(sorted(batch))
-        return {**batch, "images": batch["images"].flip(3), "masks": batch["masks"].flip(2)}
-
-    Estimator(Outputs()).fit(
-        data, epochs=1, batch_size=2, trainers="sgd", device="cpu", progress=False,
-        handlers=[AugmentHandler(mirror), seen],
-    )  # fmt: skip
-    ((inputs, targets, _),) = seen.train
-    assert shown == [["images", "level", "masks"]]
-    assert torch.equal(inputs["masks"], targets["classes"])
-    assert torch.equal(inputs["images"][:, 0].long() % 2, targets["classes"])
-    assert torch.equal(inputs["images"].sort(0).values, images.flip(3))
-    assert targets["mean"].tolist() == [1.0, 1.0]
 
 
 def test_losses_by_position_and_inputs_in_a_tuple() -> None:

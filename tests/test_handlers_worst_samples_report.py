@@ -47,7 +47,7 @@ def test_the_section_tells_the_worst_with_map_gallery_and_cards(tmp_path: Path) 
     assert files == ["worst_samples_train_e1.png", "gallery_train.png"]
     first, second = found["samples"]
     assert first["facts"]["mean_loss"] == "Infinity" and second["facts"]["mean_loss"] == 2.5
-    assert second["facts"]["target_class"] == "<i>no</i>"
+    assert second["facts"]["target"] == "<i>no</i>"
     assert second["file"] == "samples_train/002_uid_7.txt"
     assert [p["file"] for p in second["pictures"]] == ["samples_train/002_uid_7.png"]
     assert found["text"].startswith("The 2 of 3 samples with the highest mean loss")

@@ -168,7 +168,7 @@ def test_hostile_names_stay_in_their_line(tmp_path: Path) -> None:
     assert "prediction_class=<b> $x$" in lines
     assert sum(line.startswith("input.a/b =x=shape 1x8x8") for line in lines) == 1
     assert names(tmp_path, ".png") == ["s_a_b_x.png", "s_a_b_x_2.png"]
-    assert card.facts["target"] == "my own" and card.facts["prediction_class"] == "<b> $x$"
+    assert card.facts["target"] == "my own" and card.facts["prediction"] == "<b> $x$"
 
 
 def test_shares_of_classes_are_told_as_the_greatest_two() -> None:

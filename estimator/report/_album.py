@@ -19,6 +19,8 @@ _KINDS = {
     b"GIF87a": "gif",
     b"GIF89a": "gif",
 }
+_WIDE = 1.7
+"""Times its height: a picture that needs a row to itself."""
 _SMALL = 160
 """Pictures below this width are shown enlarged, with their pixels visible."""
 
@@ -37,6 +39,7 @@ class PictureView(NamedTuple):
     caption: str
     size: tuple[int, int] | None
     small: bool
+    wide: bool
 
 
 class Album:
@@ -75,7 +78,9 @@ class Album:
             return None
         size = _size(content) if kind == "png" else None
         source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-        return PictureView(source, shown(caption), size, bool(size and size[0] < _SMALL))
+        small = bool(size and size[0] < _SMALL)
+        wide = bool(size and size[0] > _WIDE * size[1])
+        return PictureView(source, shown(caption), size, small, wide)
 
     def inside(self, file: object, place: Path) -> Path:
         """The file that a section names, which has to lie in the run folder.

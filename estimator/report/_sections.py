@@ -19,7 +19,11 @@ SECTION_BYTES = 32 * 2**20
 MOST_SECTIONS = 200
 MOST_SAMPLES = 200
 _MOST_FACTS = 60
+IN_TITLES = ("uid", "split", "epoch", "rank")
+"""Facts of a sample that the titles of its card and its section tell."""
 _MOST_PARTS = 200
+_UNFOLDED = 15
+"""Rows of a table that is seen at once."""
 _MOST_PARAGRAPH = 20_000
 
 
@@ -142,8 +146,9 @@ def _list(value: object) -> list[Any]:
 
 
 def _table(part: Mapping[str, Any], where: str) -> TableView:
-    title, columns = part.get("title"), _list(part.get("columns"))
-    return table(shown(title) if title else "", columns, _list(part.get("rows")), where=where)
+    title, rows = part.get("title"), _list(part.get("rows"))
+    name, columns = shown(title) if title else "", _list(part.get("columns"))
+    return table(name, columns, rows, folded=bool(name) and len(rows) > _UNFOLDED, where=where)
 
 
 def _pictures(
@@ -157,7 +162,8 @@ def _pictures(
 def _card(part: Mapping[str, Any], place: Path, where: str, album: Album) -> CardView:
     facts = part.get("facts")
     told = []
-    for name, value in list(facts.items() if isinstance(facts, dict) else ())[:_MOST_FACTS]:
+    items = [i for i in facts.items() if i[0] not in IN_TITLES] if isinstance(facts, dict) else []
+    for name, value in items[:_MOST_FACTS]:
         known = cell(value)
         if album.has_room(len(known.text) + len(name) + 60):
             told.append((shown(name), known.text, known.full))
