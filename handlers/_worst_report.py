@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from estimator.handlers._gallery import Cell, write_gallery
 from estimator.handlers._loss_table import Rank, Ranking
 from estimator.handlers._sample_files import (
+    Facts,
     Sample,
     Telling,
     caption,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from estimator.explain.explanations import METHODS, Asking, Settings
 from estimator.explain.files import write_explanations
 from estimator.explain.kept import Collector, Kept
+from estimator.explain.library import captum
 from estimator.handlers._sample_rows import check_classes
 from estimator.handlers.base import (
     ArgumentError,
@@ -107,7 +108,8 @@ class ExplanationHandler(EventHandler):
         band: Band | None = None,
     ) -> None:
         super().__init__(band=band)
-        for module in ("captum.attr", "matplotlib", "PIL"):
+        captum("ExplanationHandler")
+        for module in ("matplotlib", "PIL"):
             require(module, "explain", "ExplanationHandler")
         self.folder, self.methods, self.output = folder, methods, output
         self._settings = _checked(methods)

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from estimator.explain.layers import clamped_relus, layer_of
+from estimator.explain.library import captum
 from estimator.explain.question import Question
 from estimator.explain.settings import baseline_of, whole_number, windows_of
 from estimator.explain.undisturbed import original, undisturbed
-from estimator.handlers.base import ArgumentTypeError, require
+from estimator.handlers.base import ArgumentTypeError
 
 Baseline = float | Tensor | Literal["mean"]
 _ROWS = 64
@@ -82,10 +83,10 @@ def grad_cam(
         >>> found.values.shape, found.target
         (torch.Size([2, 1, 8, 8]), tensor([2, 2]))
     """
-    captum = require("captum.attr", "explain", "grad_cam")
+    methods = captum("grad_cam")
     with _asked("grad_cam", net, inputs, target, output, feature) as question:
         chosen = layer_of(question, layer)
-        method = captum.LayerGradCam(question, chosen)
+        method = methods.LayerGradCam(question, chosen)
         # Frozen layers have gradients too where the values have.
         values = question.values.clone().requires_grad_()
         found = method.attribute(values, relu_attributions=True).detach()
@@ -133,13 +134,13 @@ def integrated_gradients(
         >>> integrated_gradients(net, torch.tensor([[2.0, 5.0]]), baseline=1.0).values.round()
         tensor([[ 3., -4.]])
     """
-    captum = require("captum.attr", "explain", "integrated_gradients")
+    methods = captum("integrated_gradients")
     whole_number(steps, "integrated_gradients(steps=...)")
     with _asked("integrated_gradients", net, inputs, target, output, feature) as question:
         question.gradient_is_there()
         start = baseline_of(baseline, question)
         samples = len(question.values)
-        values = captum.IntegratedGradients(question).attribute(
+        values = methods.IntegratedGradients(question).attribute(
             question.values, start, n_steps=steps, internal_batch_size=max(_ROWS, samples)
         )
         with torch.no_grad():
@@ -226,11 +227,11 @@ def occlusion(
         >>> occlusion(net, torch.tensor([[2.0, 5.0]]), window=1, baseline=0).values
         tensor([[ 6., -5.]])
     """
-    captum = require("captum.attr", "explain", "occlusion")
+    methods = captum("occlusion")
     with _asked("occlusion", net, inputs, target, output, feature) as question:
         shapes, strides = windows_of(window, stride, tuple(question.values.shape[1:]))
         with torch.no_grad():
-            found = captum.Occlusion(question).attribute(
+            found = methods.Occlusion(question).attribute(
                 question.values,
                 shapes,
                 strides,
