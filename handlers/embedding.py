@@ -34,9 +34,12 @@ from estimator.handlers.base import (
     DataError,
     EventHandler,
     Every,
+    Section,
     check_every,
     nearest,
     own_folder,
+    reporting,
+    write_section,
 )
 
 if TYPE_CHECKING:
@@ -251,7 +254,7 @@ class EmbeddingHandler(EventHandler):
         if self._clock is not None:
             due, self.place = self._clock.due(stats), self._clock.place()
             if due:
-                self._write()
+                self._write(stats)
         self.waiting = None if self._unwritten is None else self._unwritten.step
 
     def train_end(self, stats: TrainStats) -> None:
@@ -259,7 +262,7 @@ class EmbeddingHandler(EventHandler):
         try:
             self._end_pass()
             if stats.error is None:
-                self._write()
+                self._write(stats)
         finally:
             self._release()
             self._clock = None
@@ -268,18 +271,27 @@ class EmbeddingHandler(EventHandler):
     def _name(self) -> str:
         return self.layer if isinstance(self.layer, str) else "outputs"
 
-    def _write(self) -> None:
+    def _write(self, stats: TrainStats) -> None:
         points, self._unwritten = self._unwritten, None
         if points is None:
             return
-        write_projection(
-            self._folder,
-            torch.cat(points.vectors).float().cpu(),
-            step=points.step,
-            name=self._name,
-            columns=points.texts(self.classes),
-            images=points.images(),
-        )
+        vectors = torch.cat(points.vectors).float().cpu()
+        with reporting(stats, "the embedding"):
+            write_projection(
+                self._folder,
+                vectors,
+                step=points.step,
+                name=self._name,
+                columns=points.texts(self.classes),
+                images=points.images(),
+            )
+            section = Section(
+                "Embedding", 640,
+                f"{len(vectors)} samples of validation as vectors of {vectors.shape[1]} numbers "
+                f"({self._name}), for TensorBoard's projector: tensorboard --logdir, with the "
+                "folder embedding of this run.",
+            )  # fmt: skip
+            write_section(self._folder, "embedding", section, stats)
 
 
 def _taken(uids: Any, count: int) -> Any:
