@@ -46,6 +46,7 @@ bench: $(INSTALLED) ## time the loop and its engine against loops written by han
 	$(PY) benchmarks/loop.py
 	$(PY) benchmarks/engine.py
 	$(PY) benchmarks/sequences.py
+	$(PY) benchmarks/report.py
 	$(PY) benchmarks/page.py
 
 docs-test: $(INSTALLED) ## run every example of the README, the guide and the docstrings

@@ -123,6 +123,32 @@ def sequences_section(numbers: dict[str, Any], reasons: dict[str, str]) -> str:
     ])  # fmt: skip
 
 
+def report_section(numbers: dict[str, Any], reasons: dict[str, str]) -> str:
+    """What `report.py` measured."""
+    cost = numbers["cost"]
+    names = {
+        "bare": "an epoch without reports, CPU s", "full": "with run= and report.full(), CPU s",
+        "ratio": "ratio", "end": "the end of the run, s",
+    }  # fmt: skip
+    lines = [row(["what", "median", "least", "most"]), row(["---", *["---:"] * 3])]
+    for key, name in names.items():
+        three = (statistics.median(cost[key]), min(cost[key]), max(cost[key]))
+        lines.append(row([name, *(number(value, ".3f") for value in three)]))
+    heads = [row(["goal", "at most", "measured", "met", "reason"]), row(["---"] * 5)]
+    for goal in numbers["goals"]:
+        met = goal["measured"] <= goal["limit"]
+        values = (number(goal["limit"], ".2f"), number(goal["measured"], ".3f"))
+        reason = "" if met else reasons.get(goal["name"], "")
+        heads.append(row([goal["name"], *values, "met" if met else "MISSED", reason]))
+    memory = ", ".join(number(value, ".0f") for value in numbers["memory"]["resident_mb"])
+    return "\n".join([
+        "## What the reports of a run cost", "",
+        f"LeNet, batch 128, with validation; data: {numbers['data']}.", "", *lines, "",
+        f"Memory of the process after each epoch of a run with all reports, in MiB: {memory}.", "",
+        *heads,
+    ])  # fmt: skip
+
+
 def peers_section(numbers: dict[str, Any], reasons: dict[str, str]) -> str:
     """What `peers.py` measured."""
     parts = [
@@ -159,6 +185,7 @@ SECTIONS = {
     "peers": peers_section,
     "loop": loop_section,
     "sequences": sequences_section,
+    "report": report_section,
     "checkpoint": checkpoint_section,
 }
 """By the name of the file, in the order of the page."""

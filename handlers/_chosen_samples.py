@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -114,6 +115,8 @@ class ChosenSamples:
     def __init__(self, samples: int, seed: int) -> None:
         self.samples, self.seed = samples, seed
         self._device = torch.device("cpu")
+        self._least = -math.inf
+        """The order of the last of the chosen of all passes so far."""
         self.begin()
 
     def begin(self) -> None:
@@ -137,6 +140,13 @@ class ChosenSamples:
             return
         self._device = stats.device
         keys, uids = keys_of(stats.uids)
+        if keys.device.type == "cpu" and self._least > -math.inf:
+            # To look at what lies on the host waits for nothing.
+            places = (orders(keys, self.seed) >= self._least).nonzero()[:, 0]
+            if not len(places):
+                return
+            keys, uids, size = keys[places], uids[places], len(places)
+            rows = {n: r.index_select(0, places.to(r.device)) for n, r in rows.items()}
         # The uids may be overwritten by the next batch.
         self._top.add(keys.clone(), {"uid": uids, **rows}, size, stats.device)
 
@@ -152,6 +162,9 @@ class ChosenSamples:
                 found.append(Chosen(uid_of(own.pop("uid")), order, epoch, own))
         self.begin()
         everyone = [sample for part in world.gather(found) for sample in part]
+        known = sorted({sample.uid: sample.order for sample in everyone}.values(), reverse=True)
+        if len(known) >= self.samples:
+            self._least = max(self._least, known[self.samples - 1])
         return sorted(everyone, key=lambda sample: -sample.order)
 
     def state_dict(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class AugmentationsHandler(EventHandler):
     was loaded first, and the section says so. A transform that changes a batch in place leaves
     nothing to compare with either, and looks as if it had changed nothing.
 
-    In the folder, written at the end of each epoch that brought a draw:
+    In the folder, written with the first draw, with the last one, and at the end of the run:
 
     - `train_s<uid>_before.txt` and `_before_<feature>.png`: the sample as it was loaded.
     - `train_s<uid>_a<j>.txt` and `_a<j>_<feature>.png`: the j-th draw, counted from 0, with the
@@ -162,9 +162,12 @@ class AugmentationsHandler(EventHandler):
         if stats.epoch < self._epoch:
             # A run that goes on through a cut epoch takes it whole.
             self._cut = self.state_dict()
+        is_first = not self._found
         if not self._is_complete():
             self._fold(self._chosen.take(self._epoch, stats.world))
-        self._write(stats)
+            # Pictures take as long as many batches: they come with the first draw and the last.
+            if is_first or self._is_complete():
+                self._write(stats)
 
     def _fold(self, found: list[Chosen]) -> None:
         is_first = not self._found

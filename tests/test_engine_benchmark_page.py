@@ -194,6 +194,15 @@ def made_loop() -> dict[str, Any]:
     return {"settings": {"torch": "9.9"}, "workloads": [workload], "goals": [goal]}
 
 
+def made_report() -> dict[str, Any]:
+    goals = [("an epoch", 1.25, 1.1), ("growth", 2.0, 20.0)]
+    times = {"bare": [2.0], "full": [2.5], "ratio": [1.25], "end": [9.0]}
+    return {
+        "data": "made up", "cost": times, "memory": {"resident_mb": [700.0, 712.0]},
+        "goals": [dict(zip(("name", "measured", "limit"), goal, strict=True)) for goal in goals],
+    }  # fmt: skip
+
+
 def made_sequences() -> dict[str, Any]:
     goals = [("reservoir", 3.25, 3.5), ("accuracy", 0.25, -0.5)]
     return {
@@ -211,15 +220,12 @@ def test_the_page_has_the_numbers_of_every_file(tmp_path: Path) -> None:
         "engine-gpu": gpu,
         "peers": made_peers(),
         "loop": made_loop(),
-        "sequences": made_sequences(),
         "checkpoint": {"in the loop": {"median_ms": 81.5, "most_ms": 99.5}},
     }
     for name, content in files.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     reasons = tmp_path / "why.toml"
     reasons.write_text('"C1 vs B1" = "too short"\n"C1 vs B0" = "met, so not shown"\n', "utf-8")
-    with reasons.open("a", encoding="utf-8") as file:
-        file.write('"reservoir" = "a slow disk"\n')
     out = tmp_path / "README.md"
     paths = [str(tmp_path / f"{name}.json") for name in files]
     done = run_script("page.py", *paths, "--reasons", str(reasons), "--out", str(out))
@@ -251,10 +257,24 @@ def test_the_page_has_the_numbers_of_every_file(tmp_path: Path) -> None:
     assert "| in the loop | 81.5 | 99.5 |" in page
     assert "torch 9.9" in page and "None" not in page
 
+
+def test_the_page_has_sequences_and_reports(tmp_path: Path) -> None:
+    files = {"sequences": made_sequences(), "report": made_report()}
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    reasons, out = tmp_path / "why.toml", tmp_path / "README.md"
+    reasons.write_text('"reservoir" = "a slow disk"\n"an epoch" = "many rows"\n', "utf-8")
+    paths = [str(tmp_path / f"{name}.json") for name in files]
+    done = run_script("page.py", *paths, "--reasons", str(reasons), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    page = out.read_text("utf-8")
     sequences = page.split("## Sequences with workers")[1]
     assert "| steps/s | reservoir | 21.50 | 20.50 | 22.50 |" in sequences
     assert "| reservoir | 3.50 | 3.25 | MISSED | a slow disk |" in sequences
     assert "| accuracy | -0.50 | 0.25 | met |  |" in sequences
+    reports = page.split("## What the reports of a run cost")[1]
+    assert "| ratio | 1.250 | 1.250 | 1.250 |" in reports and "in MiB: 700, 712." in reports
+    assert "| an epoch | 1.10 | 1.250 | MISSED | many rows |" in reports
 
 
 def test_files_of_another_name_are_refused(tmp_path: Path) -> None:
@@ -270,6 +290,7 @@ def test_reasons_are_for_goals_that_there_are() -> None:
     goals = {goal.id for goal in part("_engine_goals").GOALS}
     goals |= {f"{goal.workload}, {goal.variant}" for goal in part("_measure").GOALS}
     goals |= {goal.name for goal in part("sequences").goals(made_parts())}
+    goals |= {goal["name"] for goal in part("report").goals({"ratio": [1.0]}, [1.0])}
     assert reasons.keys() <= goals
 
 
