@@ -198,7 +198,8 @@ class Dispatch:
         events = set().union(*(_own_events(handler) for handler in self.handlers))
         needs |= {"graph"} if "forward_end" in events else set()
         needs |= {"gradients"} if getattr(self, "backward_end", ()) else set()
-        return needs | ({"watch"} if events & set(_IN_A_BATCH) else set())
+        changes = any(_changes_batches(handler) for handler in self.handlers)
+        return needs | ({"watch"} if changes or events & set(_IN_A_BATCH) else set())
 
     def named(self) -> dict[str, EventHandler]:
         """The handlers by unique name: class name, with #1, #2 for the next of a kind."""
@@ -282,6 +283,12 @@ def _own_events(handler: EventHandler) -> set[str]:
     events = {event for each in marked for event, _ in getattr(each, "estimator_events", ())}
     overridden = {e for e in _IN_A_BATCH if getattr(kind, e) is not getattr(EventHandler, e)}
     return overridden | (events & set(_IN_A_BATCH))
+
+
+def _changes_batches(handler: EventHandler) -> bool:
+    """Whether a handler may replace what the net gets, which a recorded gather would not see."""
+    own = type(handler).batch_begin is not EventHandler.batch_begin
+    return own and handler.band is Band.PREPARE
 
 
 def _scheduled(hook: Hook, clock: Clock) -> Hook:

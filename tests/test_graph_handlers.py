@@ -24,12 +24,15 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import StepLR
 
 from estimator import Estimator, Trainer
+from estimator.gather import Picked
 from estimator.handlers import (
     ActivationStatsHandler,
+    AugmentHandler,
     CheckpointHandler,
     EMAHandler,
     EventHandler,
     GradientStatsHandler,
+    MixUpHandler,
     NaNHandler,
     WorstSamplesHandler,
     every,
@@ -189,3 +192,28 @@ def test_everything_is_put_back(engine: Any, stops: bool, device: str) -> None:
     assert net.training
     for p in net.parameters():
         assert p.grad is not None and bool(p.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("make", [lambda: AugmentHandler(doubled), lambda: MixUpHandler(2)])
+def test_batches_that_handlers_change_are_not_gathered_in_the_step(make: Any) -> None:
+    def take(rows: Tensor) -> Any:
+        return X.index_select(0, rows), Y.index_select(0, rows)
+
+    def run(engine: Any) -> list[Tensor]:
+        torch.manual_seed(0)
+        train = [Picked(rows, take) for rows in torch.arange(40).split(8)]
+        est = Estimator(mlp(), nn.CrossEntropyLoss())
+        est.fit(
+            train, epochs=8, trainers=Trainer("adam", lr=0.01, fused=True), engine=engine,
+            device="cpu", progress=False, handlers=[make()],
+        )  # fmt: skip
+        return list(est.net.state_dict().values())
+
+    with recorder() as made:
+        ours = run(STRICT)
+    assert made.replays > 20
+    assert_equal(ours, run("eager"))
+
+
+def doubled(batch: Any) -> Any:
+    return 2 * batch[0], batch[1]
