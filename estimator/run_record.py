@@ -128,7 +128,11 @@ def about(run: Run) -> dict[str, str]:
 
 def described(value: object) -> str:
     """A setting as text that is the same in every process: without addresses in memory."""
-    return value if isinstance(value, str) else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    if isinstance(value, str):
+        return value
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text)
+    return text.replace("functools.partial(", "partial(")
 
 
 def _size(source: Source) -> str:

@@ -24,6 +24,9 @@ class Compared(NamedTuple):
     """The column of the history behind each column of results."""
 
 
+_LONG = "handlers"
+
+
 def compared(runs: Sequence[Run]) -> Compared:
     """Lays the runs side by side; those that are damaged have empty cells."""
     settings = [_settings(run) for run in runs]
@@ -41,7 +44,9 @@ def compared(runs: Sequence[Run]) -> Compared:
         _row(run, {heads[name]: found.get(name) for name in different}, directions)
         for run, found in zip(runs, settings, strict=True)
     ]
-    columns = ["run", "outcome", *heads.values(), "epoch", "seconds", *results]
+    # A list of handlers is long, and would push what they are compared for out of sight.
+    brief, long = ([heads[n] for n in heads if (n == _LONG) == which] for which in (False, True))
+    columns = ["run", "outcome", *brief, "epoch", "seconds", *results, *long]
     empty = {column for column in results if all(row[column] is None for row in rows)}
     shown = [column for column in columns if column not in empty]
     return Compared(shown, rows, same, results)
