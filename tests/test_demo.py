@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from page_reader import read_page
 from PIL import Image
 
 from estimator.handlers.checkpoint import load_checkpoint
@@ -39,7 +39,9 @@ class Demo(NamedTuple):
 
 
 def printed_paths(printed: str, cwd: Path) -> dict[str, Path]:
-    return {what: cwd / path for what, path in re.findall(r"^(\w.*?\w) {2,}(\S+)$", printed, re.M)}
+    return {
+        what: (cwd / path for what, path in re.findall(r"^(\w.*?\w) {2,}(\S+)$", printed, re.M)
+    }
 
 
 def table(path: Path, delimiter: str = ",") -> list[list[str]]:
@@ -70,15 +72,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     return Demo(cwd, run.stdout, printed_paths(run.stdout, cwd))
 
 
-def test_every_handler_is_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(TUTORIALS))
-    script = runpy.run_path(str(TUTORIALS / "demo.py"), run_name="demo")
-    names = [type(handler).__name__ for handler in script["all_handlers"](tmp_path, ["a", "b"])]
-    assert sorted(name.removesuffix("Handler") for name in names) == [
-        *("ActivationStats", "CSVLog", "Checkpoint", "EMA", "EarlyStopping", "Embedding"),
-        *("GradientStats", "LRRecorder", "Logging", "Metric", "NaN", "Progress", "TensorBoard"),
-        *("TimeLimit", "WorstSamples"),
-    ]
+def test_all_reports_are_on_the_page(demo: Demo) -> None:
+    page = read_page(demo.paths["page"])
+    assert set(page) >= {
+        "Outcome", "Curves", "Classification: output, val", "Errors: output, validation",
+        "Worst samples: train", "Random samples", "Explanations", "Learning rate", "Layers",
+        "Embedding", "Net", "Data", "Exported net",
+    }  # fmt: skip
+    assert "Nothing is missing." in page["Missing reports"].text
+    assert demo.paths["ONNX"].stat().st_size > 10_000
 
 
 def test_the_demo_reaches_its_goal(demo: Demo) -> None:
@@ -90,13 +92,14 @@ def test_the_demo_reaches_its_goal(demo: Demo) -> None:
 
 
 def test_everything_lies_in_a_folder_of_the_run(demo: Demo) -> None:
-    folder = Path("runs/demo-digits/1")
+    folder = Path("runs/demo-digits_r0")
     assert f"tensorboard --logdir {folder}\n" in demo.printed
     assert list(demo.paths) == [
-        *("loss graph", "history", "history as JSON", "log", "best weights", "best checkpoint"),
-        *("worst samples", "learning rate", "gradients", "activations", "embedding"),
+        *("page", "loss graph", "history", "history as JSON", "log", "best weights"),
+        *("best checkpoint", "confusion matrix", "worst samples", "learning rate", "gradients"),
+        *("activations", "embedding", "ONNX"),
     ]
-    assert {path.relative_to(demo.cwd).parts[:3] for path in demo.paths.values()} == {folder.parts}
+    assert {path.relative_to(demo.cwd).parts[:2] for path in demo.paths.values()} == {folder.parts}
     assert [path.name for path in demo.cwd.iterdir()] == ["runs"]
 
 
@@ -117,7 +120,7 @@ def test_the_tables_have_a_row_for_each_epoch(demo: Demo) -> None:
 
 @pytest.mark.parametrize(
     ("what", "size"),
-    [("loss graph", (640, 400)), ("worst samples", (1550, 1120))],
+    [("loss graph", (800, 450)), ("worst samples", (1550, 1120))],
 )
 def test_the_pictures_show_something(demo: Demo, what: str, size: tuple[int, int]) -> None:
     image = pixels(demo.paths[what])
@@ -172,6 +175,6 @@ def test_a_second_run_has_its_own_folder_and_fails_below_the_goal(demo: Demo) ->
     assert run.returncode == 1
     assert re.search(r"must be at least 0\.97; it is 0\.\d+\.$", run.stderr)
     paths = printed_paths(run.stdout, demo.cwd)
-    assert paths["history"] == demo.cwd / "runs/demo-digits/2/history.csv"
+    assert paths["history"] == demo.cwd / "runs/demo-digits_r1/history.csv"
     assert len(table(paths["history"])) == 2
     assert demo.paths["history"].read_bytes() == before

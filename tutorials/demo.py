@@ -1,4 +1,4 @@
-"""Trains a small CNN with every handler on, and says where each has left its files.
+"""Trains a small CNN with all reports on, and says where they are.
 
 Run one of:
 
@@ -9,10 +9,10 @@ Run one of:
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import OrderedDict
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from demo_data import CACHE, ImageSet, digits, fashion_mnist
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from estimator import Estimator, EstimatorError, Trainer, handlers
+from estimator import Estimator, EstimatorError, RunFolder, Trainer, handlers, report
 from estimator.handlers import best_checkpoint
 
 
@@ -41,32 +41,24 @@ def small_cnn(side: int, classes: int) -> nn.Module:
     return nn.Sequential(layers)
 
 
-def all_handlers(folder: Path, classes: list[str]) -> list[handlers.EventHandler]:
-    """Makes one handler of each kind; a run of yours takes those that it needs."""
-    progress = handlers.ProgressHandler()
+def all_handlers(classes: list[str]) -> list[handlers.EventHandler]:
+    """Makes all reports and what else may go with a run; yours takes those that it needs."""
     return [
-        handlers.MetricHandler(),
         handlers.EMAHandler(decay=0.98),
         handlers.NaNHandler(),
         # What is validated, and so what is restored, is the average of the weights.
         handlers.EarlyStoppingHandler("val_loss", patience=4, restore_best=True),
         handlers.TimeLimitHandler(seconds=600),
-        handlers.CheckpointHandler(folder / "checkpoints", monitor="val_loss"),
-        progress,
-        # Where bars can be seen, they say what the lines of the log would repeat.
-        handlers.LoggingHandler(folder / "log.txt", console=not progress.visible),
-        handlers.CSVLogHandler(folder / "history.csv"),
-        handlers.TensorBoardHandler(folder / "tensorboard"),
-        handlers.LRRecorderHandler(folder / "lr"),
-        handlers.GradientStatsHandler(folder / "layers", every=handlers.every(epochs=1)),
-        handlers.ActivationStatsHandler(folder / "layers", every=handlers.every(epochs=1)),
-        handlers.WorstSamplesHandler(folder / "worst_samples", classes=classes),
-        handlers.EmbeddingHandler(folder / "embedding", layer="features", classes=classes),
+        handlers.CheckpointHandler(monitor="val_loss"),
+        handlers.GradientStatsHandler(every=handlers.every(epochs=1)),
+        handlers.ActivationStatsHandler(every=handlers.every(epochs=1)),
+        handlers.EmbeddingHandler(layer="features", classes=classes),
+        *report.full(classes, without=[handlers.EmbeddingHandler]),
     ]
 
 
-def run(data: ImageSet, folder: Path, epochs: int) -> float:
-    """Trains, writes everything to the folder, and returns the validation accuracy."""
+def train(data: ImageSet, run: RunFolder, epochs: int) -> tuple[Path, float]:
+    """Trains, and returns the run folder and the validation accuracy."""
     # Steps as small as these gain little from more threads, and lose much on a busy machine.
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -81,38 +73,40 @@ def run(data: ImageSet, folder: Path, epochs: int) -> float:
         data.val,
         epochs=epochs,
         trainers=Trainer("adam", lr=2e-3, scheduler=cosine),
-        handlers=all_handlers(folder, data.classes),
+        run=run,
+        handlers=all_handlers(data.classes),
     )
-    stats.history.to_json(folder / "history.json")
-    est.plot_loss_graph().savefig(folder / "loss.png")
-    est.save(folder / "net.pt")
-    return est.evaluate(data.val)["accuracy"]
+    assert stats.run_dir is not None
+    return stats.run_dir, est.evaluate(data.val)["accuracy"]
 
 
 def say_where(folder: Path) -> None:
     """Prints what lies where."""
     places = {
-        "loss graph": folder / "loss.png",
+        "page": folder / "report.html",
+        "loss graph": folder / "history/loss.png",
         "history": folder / "history.csv",
         "history as JSON": folder / "history.json",
-        "log": folder / "log.txt",
-        "best weights": folder / "net.pt",
+        "log": folder / "trainer.txt",
+        "best weights": folder / "last.model",
         "best checkpoint": best_checkpoint(folder / "checkpoints"),
-        "worst samples": folder / "worst_samples/gallery_validation.png",
-        "learning rate": folder / "lr/lr.csv",
+        "confusion matrix": folder / "output-val-cm.png",
+        "worst samples": folder / "worst_samples_by_epoch/gallery_validation.png",
+        "learning rate": folder / "lr_recorder/lr.csv",
         "gradients": folder / "layers/gradients.csv",
         "activations": folder / "layers/activations.csv",
         "embedding": folder / "embedding/projector_config.pbtxt",
+        "ONNX": folder / "model.onnx",
     }
     for what, path in places.items():
-        print(f"{what:<18}{path}")
-    print(f"\nCurves, layers and the embedding: tensorboard --logdir {folder}")
+        print(f"{what:<18}{os.path.relpath(path)}")
+    print(f"\nCurves, layers and the embedding: tensorboard --logdir {os.path.relpath(folder)}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Trains a small CNN with every handler on.")
+    parser = argparse.ArgumentParser(description="Trains a small CNN with all reports on.")
     parser.add_argument("--data", choices=["digits", "fashion-mnist"], default="digits")
-    parser.add_argument("--out", type=Path, help="each run makes OUT/1, OUT/2, ...; runs/demo-DATA")
+    parser.add_argument("--out", type=Path, default="runs", help="each run makes a folder there")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--samples", type=int, default=12_000, help="of fashion-mnist, up to 60000")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of fashion-mnist")
@@ -121,9 +115,7 @@ def main() -> None:
         data = digits() if args.data == "digits" else fashion_mnist(args.samples, args.cache)
     except EstimatorError as error:
         sys.exit(str(error))
-    parent = args.out or Path("runs", f"demo-{args.data}")
-    folder = next(path for n in count(1) if not (path := parent / str(n)).exists())
-    accuracy = run(data, folder, args.epochs)
+    folder, accuracy = train(data, RunFolder(f"demo-{args.data}", root=args.out), args.epochs)
     print(f"\nValidation accuracy {accuracy:.4f}\n")
     say_where(folder)
     if accuracy < data.goal:
