@@ -39,9 +39,8 @@ class Demo(NamedTuple):
 
 
 def printed_paths(printed: str, cwd: Path) -> dict[str, Path]:
-    return {
-        what: (cwd / path for what, path in re.findall(r"^(\w.*?\w) {2,}(\S+)$", printed, re.M)
-    }
+    lines = re.findall(r"^(\w+(?: \w+)*) {2,}(\S+)$", printed, re.M)
+    return {what: cwd / path for what, path in lines}
 
 
 def table(path: Path, delimiter: str = ",") -> list[list[str]]:
