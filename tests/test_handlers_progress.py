@@ -66,9 +66,11 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     monkeypatch.setattr(progress, "sys", system)
     monkeypatch.setattr("estimator.handlers.logging.sys", system)
     monkeypatch.setenv("COLUMNS", "100")
+    # Another library may have drawn a bar in this process, and left a monitor.
+    before = tqdm.monitor, tqdm.monitor_interval
     yield terminal
     assert open_bars() == 0
-    assert (tqdm.monitor, tqdm.monitor_interval) == (None, 10)
+    assert (tqdm.monitor, tqdm.monitor_interval) == before
     assert not [thread for thread in threading.enumerate() if "TMonitor" in type(thread).__name__]
 
 
