@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -128,12 +128,15 @@ class ChosenSamples:
         return orders(torch.cat(keys).to(self._device, non_blocking=True), self.seed)
 
     @torch.no_grad()
-    def add(self, stats: TrainStats, rows: Mapping[str, Tensor], size: int) -> None:
+    def add(
+        self, stats: TrainStats, rows_of_batch: Callable[[], Mapping[str, Tensor]], size: int
+    ) -> None:
         """Takes a batch.
 
         Args:
             stats: The run, inside the batch.
-            rows: What is kept of each sample, tensors (size, ...) by name.
+            rows_of_batch: Gives what is kept of each sample, tensors (size, ...) by name; it is
+                asked where a sample of the batch is taken.
             size: Samples in the batch; nothing is taken of none.
         """
         if not size:
@@ -146,7 +149,9 @@ class ChosenSamples:
             if not len(places):
                 return
             keys, uids, size = keys[places], uids[places], len(places)
-            rows = {n: r.index_select(0, places.to(r.device)) for n, r in rows.items()}
+            rows = {n: r.index_select(0, places.to(r.device)) for n, r in rows_of_batch().items()}
+        else:
+            rows = dict(rows_of_batch())
         # The uids may be overwritten by the next batch.
         self._top.add(keys.clone(), {"uid": uids, **rows}, size, stats.device)
 

@@ -199,6 +199,8 @@ class PassReportHandler(EventHandler):
         found = self._now.get(split)
         if found is None or stats.error is not None:
             return
+        if found.outputs and not any(found.outputs.values()):
+            return  # None of the outputs is of this kind.
         for pair in pairs(stats):
             if pair.name not in found.outputs:
                 found.outputs[pair.name] = self.collector(pair)

@@ -151,9 +151,7 @@ class AugmentationsHandler(EventHandler):
             return
         # A captured step fills the batch fields after `batch_begin`, if nobody changes them.
         own = stats.targets if targets is None else targets
-        rows = rows_of({"target": own}, size)
-        rows |= {n: r for n, r in batch_rows(stats, size).items() if part_of(n) != "target"}
-        self._chosen.add(stats, rows | rows_of(_as_loaded(stats.batch), size), size)
+        self._chosen.add(stats, lambda: _rows(stats, own, size), size)
 
     def epoch_end(self, stats: TrainStats) -> None:
         """Brings the draws of the epoch to the host, and writes them."""
@@ -214,6 +212,13 @@ class AugmentationsHandler(EventHandler):
                 telling = Telling(self.classes, self.decode)
                 files = AugmentationFiles(self._folder, self.draws, telling)
                 files.write(list(self._found.values()), stats)
+
+
+def _rows(stats: TrainStats, targets: Any, size: int) -> dict[str, Tensor]:
+    """What is kept of a batch: as the net got it, with its answers, and as it was loaded."""
+    rows = rows_of({"target": targets}, size)
+    rows |= {n: r for n, r in batch_rows(stats, size).items() if part_of(n) != "target"}
+    return rows | rows_of(_as_loaded(stats.batch), size)
 
 
 def _as_loaded(batch: Any) -> dict[str, Any]:

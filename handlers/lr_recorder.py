@@ -6,6 +6,7 @@ import csv
 import os
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from estimator.stats import TrainStats
 
-_SECONDS_BETWEEN_FILES = 10.0
+_SECONDS_BETWEEN_FILES, _TIMES_BETWEEN_FILES = 10.0, 100
 _MOST_MARKERS = 60
 _MOST_POINTS = 5000
 _MOST_LABELS = 20
@@ -46,7 +47,7 @@ class LRRecorderHandler(EventHandler):
     Writes `<folder>/lr.csv` (columns `epoch` and `step`, both finished counts, then `<trainer>`, or
     `<trainer>/group<i>` where a trainer has several parameter groups; full precision) and
     `<folder>/lr.png`. Both are replaced as a whole, so that each is complete at any time: at the
-    first `epoch_end`, at one that comes ten seconds or more after the last writing, and at
+    first `epoch_end`, at one that comes ten seconds (and a hundred times what it took) after the last, and at
     `train_end`, also after an exception. A group that is added during the run has empty cells
     before.
 
@@ -138,9 +139,11 @@ class LRRecorderHandler(EventHandler):
             # A run that goes on through a cut epoch has its row at its end.
             self._cut = stats.batches_done > 0
         if stats.elapsed >= self._next_files:
+            began = perf_counter()
             self._write_files(stats)
             # Drawing takes a tenth of a second, which may be more than an epoch.
-            self._next_files = stats.elapsed + _SECONDS_BETWEEN_FILES
+            pause = max(_SECONDS_BETWEEN_FILES, _TIMES_BETWEEN_FILES * (perf_counter() - began))
+            self._next_files = stats.elapsed + pause
 
     def _record(self, stats: TrainStats) -> None:
         rates = [list(trainer.lrs) for trainer in stats.trainers.values()]

@@ -279,7 +279,7 @@ class _Split:
     def add(self, stats: TrainStats) -> None:
         size = stats.batch_size or 0
         if size:
-            self.chosen.add(stats, batch_rows(stats, size), size)
+            self.chosen.add(stats, lambda: batch_rows(stats, size), size)
 
     def fold(self, epoch: int, stats: TrainStats) -> None:
         found = self.chosen.take(epoch, stats.world)

@@ -136,6 +136,7 @@ def test_files_are_replaced_from_time_to_time_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, rows: list[int]
 ) -> None:
     monkeypatch.setattr(lr_recorder, "_SECONDS_BETWEEN_FILES", seconds)
+    monkeypatch.setattr(lr_recorder, "_TIMES_BETWEEN_FILES", 0)
     seen = RowsAtEpochEnd(tmp_path)
     fit(LRRecorderHandler(tmp_path), seen)
     assert seen.rows == rows

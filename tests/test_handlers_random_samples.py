@@ -222,10 +222,10 @@ def test_memory_does_not_grow_with_the_data() -> None:
     sizes = []
     for number in range(60):
         stats.uids = torch.arange(4) + 4 * number
-        chosen.add(stats, {"input": torch.rand(4, 5)}, 4)
+        chosen.add(stats, lambda: {"input": torch.rand(4, 5)}, 4)
         sizes.append(chosen._top._rows["input"].shape[0])
     assert set(sizes) == {6 + 16 * 4}
-    chosen.add(stats, {}, 0)
+    chosen.add(stats, dict, 0)
     assert [c.uid for c in chosen.take(1, stats.world)][:3] == (
         orders(torch.arange(240), 0).argsort(descending=True)[:3].tolist()
     )
@@ -235,7 +235,7 @@ def test_samples_of_all_processes_are_chosen_from() -> None:
     chosen = ChosenSamples(2, 0)
     stats = TrainStats(nn.Identity(), torch.device("cpu"))
     stats.uids = torch.tensor([1])
-    chosen.add(stats, {"input": torch.ones(1)}, 1)
+    chosen.add(stats, lambda: {"input": torch.ones(1)}, 1)
     other = Chosen(9, 0.0, 1, {})
     world: Any = TwoProcesses([other])
     assert [c.uid for c in chosen.take(1, world)] == [9, 1]
