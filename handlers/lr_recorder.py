@@ -47,9 +47,9 @@ class LRRecorderHandler(EventHandler):
     Writes `<folder>/lr.csv` (columns `epoch` and `step`, both finished counts, then `<trainer>`, or
     `<trainer>/group<i>` where a trainer has several parameter groups; full precision) and
     `<folder>/lr.png`. Both are replaced as a whole, so that each is complete at any time: at the
-    first `epoch_end`, at one that comes ten seconds (and a hundred times what it took) after the last, and at
-    `train_end`, also after an exception. A group that is added during the run has empty cells
-    before.
+    first `epoch_end`, at one that comes ten seconds (and a hundred times what it took) after the
+    last, and at `train_end`, also after an exception. A group that is added during the run has
+    empty cells before.
 
     A rate that a tensor holds is read from its device at each recording; floats cost nothing.
 
