@@ -12,6 +12,7 @@ except ModuleNotFoundError as error:
 
 from estimator.engine.options import Engine, EngineError
 from estimator.estimator import Estimator
+from estimator.exporting import ExportError, ExportResult
 from estimator.handle import Handle
 from estimator.handlers.base import (
     ArgumentError,
@@ -46,6 +47,8 @@ __all__ = [
     "EngineError",
     "Estimator",
     "EstimatorError",
+    "ExportError",
+    "ExportResult",
     "FolderError",
     "Handle",
     "HandlerError",
