@@ -9,8 +9,8 @@ import traceback
 from typing import NamedTuple
 
 CURES = {
-    "E101": "It is so for as long as they are there: handlers that measure layers remove theirs after "
-    "a batch; remove those of your own, or pass engine='eager' to say that you mean it.",
+    "E101": "It is so while they are there: handlers that measure layers remove theirs after a "
+    "batch; remove those of your own, or pass engine='eager' to say that you mean it.",
     "E102": "Use torch.where or a mask in place of Python's if, and keep values on the device.",
     "E103": "Pad or bucket the batches to a few shapes.",
     "E104": "Keep what changes between calls in buffers, and use torch's random functions.",
