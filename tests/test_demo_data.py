@@ -73,7 +73,8 @@ def test_the_demo_trains_on_fashion_mnist(
     with pytest.raises(SystemExit, match=r"must be at least 0\.85"):
         demo_here("--data", "fashion-mnist", *small)
     history = re.search(r"^history +(\S+)$", capsys.readouterr().out, re.M)
-    told = (tmp_path / "1/worst_samples/samples_validation").glob("001_uid_*.txt")
+    worst = tmp_path / "demo-fashion-mnist_r0/worst_samples_by_epoch"
+    told = (worst / "samples_validation").glob("001_uid_*.txt")
     text = "".join(path.read_text("utf-8") for path in told)
     assert re.search(r"^uid=60\d{3}$", text, re.M)
     assert re.search(r"^target_class=[A-Z][\w /-]+$", text, re.M)

@@ -67,11 +67,14 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     monkeypatch.setattr("estimator.handlers.logging.sys", system)
     monkeypatch.setenv("COLUMNS", "100")
     # Another library may have drawn a bar in this process, and left a monitor.
-    before = tqdm.monitor, tqdm.monitor_interval
+    before = tqdm.monitor, tqdm.monitor_interval, monitors()
     yield terminal
     assert open_bars() == 0
-    assert (tqdm.monitor, tqdm.monitor_interval) == before
-    assert not [thread for thread in threading.enumerate() if "TMonitor" in type(thread).__name__]
+    assert (tqdm.monitor, tqdm.monitor_interval, monitors()) == before
+
+
+def monitors() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if "TMonitor" in type(thread).__name__]
 
 
 def open_bars() -> int:
