@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -212,3 +213,26 @@ def test_import_estimator_loads_no_heavy_library() -> None:
 
 def test_a_heavy_library_would_be_seen() -> None:
     assert loaded_by("import yaml", baseline="pass") & HEAVY == {"yaml"}
+
+
+def test_a_handler_is_imported_when_it_is_asked_for() -> None:
+    script = (
+        "import sys, estimator.handlers as handlers\n"
+        "before = 'estimator.handlers.random_samples' in sys.modules\n"
+        "kind = handlers.RandomSamplesHandler\n"
+        "print(before, kind.__module__, kind is handlers.RandomSamplesHandler)\n"
+        "from estimator.handlers import *\n"
+        "print(ErrorsHandler.__module__, hasattr(handlers, 'NoSuchHandler'))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert run.stdout.splitlines() == [
+        "False estimator.handlers.random_samples True", "estimator.handlers.errors False",
+    ]  # fmt: skip
+
+
+def test_every_public_handler_is_found() -> None:
+    package = importlib.import_module(HANDLERS)
+    assert [name for name in package.__all__ if not hasattr(package, name)] == []
+    assert set(package._FILES) <= set(package.__all__)
