@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from estimator.handlers._file_stem import file_stem
 from estimator.handlers._output_pairs import Pair, pairs
 from estimator.handlers.base import (
-    ArgumentError,
     Band,
     Clock,
     EventHandler,
     Every,
-    check_every,
+    check_in_epochs,
     own_folder,
     reporting,
     require,
@@ -101,7 +100,7 @@ class PassReportHandler(EventHandler):
         for module in ("matplotlib.figure", "PIL"):
             require(module, "report", owner)
         self.folder = folder
-        self.every = None if every is None else in_epochs(every, owner)
+        self.every = check_in_epochs(every, f"{owner}(every=...)")
         self._folder: Path | None = None
         self._clock: Clock | None = None
         self._now: dict[str, Pass] = {}
@@ -234,18 +233,3 @@ class PassReportHandler(EventHandler):
             with reporting(stats, f"the {self.what} of {report.title}"):
                 folder.mkdir(parents=True, exist_ok=True)
                 self.write(report, [part[name] for part in gathered if name in part], stats)
-
-
-def in_epochs(every: object, owner: str) -> Every:
-    """Returns a schedule that counts epochs.
-
-    Raises:
-        ArgumentError: It counts something else.
-    """
-    schedule = check_every(every, f"{owner}(every=...)")
-    if schedule.unit != "epochs":
-        raise ArgumentError(
-            f"{owner}(every=...) must count epochs, at whose ends it writes; received "
-            f"{schedule!r}. Write every(epochs=5)."
-        )
-    return schedule

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from estimator.handlers._sample_kinds import SHOWN_VALUES, kept
-from estimator.handlers.base import ArgumentError, ArgumentTypeError, Every, check_every
+from estimator.handlers.base import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
     from estimator.stats import TrainStats
@@ -50,24 +50,6 @@ def check_count(count: int, argument: str) -> int:
             "Pass how many samples to take."
         )
     return count
-
-
-def check_in_epochs(every: Every | None, argument: str) -> Every | None:
-    """Returns the schedule that a handler was given, which has to count epochs.
-
-    Raises:
-        ArgumentError: It counts something else.
-        ArgumentTypeError: It is no schedule.
-    """
-    if every is None:
-        return None
-    schedule = check_every(every, argument)
-    if schedule.unit != "epochs":
-        raise ArgumentError(
-            f"{argument} must count epochs, since a pass over the data is what is shown; received "
-            f"{schedule!r}. Write every(epochs=5)."
-        )
-    return schedule
 
 
 def leaves(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:

@@ -208,6 +208,28 @@ def after(
     return Every(steps, epochs, seconds, kind="after")
 
 
+def check_in_epochs(every: Every | None, argument: str) -> Every | None:
+    """Returns a schedule that a handler was given, which has to count epochs.
+
+    Args:
+        every: The schedule; None is none.
+        argument: What messages call it, such as "ErrorsHandler(every=...)".
+
+    Raises:
+        ArgumentError: It counts something else.
+        ArgumentTypeError: It is no schedule.
+    """
+    if every is None:
+        return None
+    schedule = check_every(every, argument)
+    if schedule.unit != "epochs":
+        raise ArgumentError(
+            f"{argument} must count epochs, since what is shown is a pass over the data; received "
+            f"{schedule!r}. Write every(epochs=5)."
+        )
+    return schedule
+
+
 def check_every(schedule: object, argument: str, default: Every | None = None) -> Every:
     """Returns the schedule that a handler was given.
 

@@ -40,7 +40,17 @@ from estimator.handlers._errors import (
 from estimator.handlers._folder import writable_folder
 from estimator.handlers._monitor import Mode, Monitor
 from estimator.handlers._reporting import own_folder, reporting
-from estimator.handlers._schedule import EVENTS, Clock, Every, after, check_every, every, on, once
+from estimator.handlers._schedule import (
+    EVENTS,
+    Clock,
+    Every,
+    after,
+    check_every,
+    check_in_epochs,
+    every,
+    on,
+    once,
+)
 from estimator.handlers._section import (
     Picture,
     SampleCard,
@@ -77,6 +87,7 @@ __all__ = [
     "Table",
     "after",
     "check_every",
+    "check_in_epochs",
     "every",
     "nearest",
     "on",

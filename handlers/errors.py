@@ -12,12 +12,13 @@ from torch import Tensor
 from estimator.handlers._error_files import ErrorFiles
 from estimator.handlers._error_rows import ErrorRows, Errors
 from estimator.handlers._sample_files import Telling, check_decode
-from estimator.handlers._sample_rows import check_classes, check_count, check_in_epochs
+from estimator.handlers._sample_rows import check_classes, check_count
 from estimator.handlers.base import (
     Band,
     Clock,
     EventHandler,
     Every,
+    check_in_epochs,
     own_folder,
     reporting,
     require,

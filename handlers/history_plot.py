@@ -13,12 +13,12 @@ import numpy as np
 from estimator.handlers._figures import new_figure, titled, write_figure
 from estimator.handlers._file_stem import file_stem
 from estimator.handlers._history_series import Series, metrics_of, series_of
-from estimator.handlers._pass_report import in_epochs
 from estimator.handlers.base import (
     Band,
     Clock,
     EventHandler,
     Every,
+    check_in_epochs,
     own_folder,
     reporting,
     require,
@@ -78,7 +78,7 @@ class HistoryPlotHandler(EventHandler):
         for module in ("matplotlib.figure", "PIL"):
             require(module, "report", "HistoryPlotHandler")
         self.folder = folder
-        self.every = None if every is None else in_epochs(every, "HistoryPlotHandler")
+        self.every = check_in_epochs(every, "HistoryPlotHandler(every=...)")
         self._folder: Path | None = None
         self._clock: Clock | None = None
         self._drawn = 0

@@ -25,7 +25,6 @@ from estimator.handlers._sample_rows import (
     batch_rows,
     check_classes,
     check_count,
-    check_in_epochs,
     one_line,
 )
 from estimator.handlers.base import (
@@ -37,6 +36,7 @@ from estimator.handlers.base import (
     SampleCard,
     Section,
     Table,
+    check_in_epochs,
     own_folder,
     reporting,
     require,

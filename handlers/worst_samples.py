@@ -14,7 +14,7 @@ from torch import Tensor
 
 from estimator.handlers._loss_table import LossTable, Rank
 from estimator.handlers._sample_files import Telling, check_decode
-from estimator.handlers._sample_rows import check_classes, check_count, check_in_epochs
+from estimator.handlers._sample_rows import check_classes, check_count
 from estimator.handlers._split_losses import SplitLosses
 from estimator.handlers._worst_report import WorstReport
 from estimator.handlers.base import (
@@ -23,6 +23,7 @@ from estimator.handlers.base import (
     Clock,
     EventHandler,
     Every,
+    check_in_epochs,
     own_folder,
     reporting,
     require,

@@ -131,7 +131,8 @@ def test_numbers_that_json_lacks(tmp_path: Path) -> None:
     def worsen(stats: TrainStats) -> None:
         stats.val = {"a": float("nan"), "b": float("inf"), "c": -float("inf")}
 
-    fit(nn.Linear(3, 2), ModelExportHandler(tmp_path, onnx=False), worsen)  # type: ignore[arg-type]
+    handlers: Any = ModelExportHandler(tmp_path, onnx=False), worsen
+    fit(nn.Linear(3, 2), *handlers)
     result = json.loads((tmp_path / "last.model.result").read_text("utf-8"))
     assert result["val"] == {"a": "NaN", "b": "Infinity", "c": "-Infinity"}
     assert len(section(tmp_path)["tables"]) == 1
@@ -174,6 +175,7 @@ def test_an_example_of_a_validation_stays() -> None:
     stats, example = TrainStats(nn.Identity(), torch.device("cpu")), Example()
     for phase, value in (("train", 1), ("train", 2), ("validation", 3), ("train", 4)):
         example.offer(stats)
-        stats.phase, stats.inputs, stats.batch_size = phase, torch.tensor([value]), 1  # type: ignore[assignment]
+        stats.inputs, stats.batch_size = torch.tensor([value]), 1
+        stats.phase = phase  # type: ignore[assignment]  # one of the phases
         example.offer(stats)
     assert example.of == "validation" and example.inputs.tolist() == [3]

@@ -89,13 +89,13 @@ def test_nothing_in_the_net_or_the_streams_changes() -> None:
     modes = [module.training for module in net.modules()]
     state = {name: value.clone() for name, value in net.state_dict().items()}
     buffers = {name: id(value) for name, value in net.named_buffers()}
-    streams = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    streams = torch.get_rng_state(), random.getstate(), numpy_state()
     summarize(net, torch.randn(4, 1, 8, 8, generator=torch.Generator()))
     assert [module.training for module in net.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     assert {name: id(value) for name, value in net.named_buffers()} == buffers
     assert torch.equal(torch.get_rng_state(), streams[0]) and random.getstate() == streams[1]
-    assert np.random.get_state()[1].tolist() == streams[2]  # type: ignore[index]
+    assert numpy_state() == streams[2]
     assert not any(m._forward_hooks for m in net.modules())
     assert torch.backends.mha.get_fastpath_enabled()
 
@@ -173,3 +173,8 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bytes_in_words() -> None:
     assert [in_bytes(n) for n in (12, 3400, 3 * 10**9)] == ["12 bytes", "3.40 kB", "3.00 GB"]
+
+
+def numpy_state() -> Any:
+    state: Any = np.random.get_state()
+    return state[1].tolist()

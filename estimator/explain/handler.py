@@ -22,7 +22,7 @@ from estimator.handlers.base import (
     Clock,
     EventHandler,
     Every,
-    check_every,
+    check_in_epochs,
     nearest,
     own_folder,
     reporting,
@@ -116,7 +116,7 @@ class ExplanationHandler(EventHandler):
         self.samples = _count(samples, "samples")
         self.worst = _count(worst, "worst")
         self.classes = check_classes(classes, "ExplanationHandler")
-        self.every = None if every is None else _in_epochs(every)
+        self.every = check_in_epochs(every, "ExplanationHandler(every=...)")
         self._folder = Path()
         self._clock: Clock | None = None
         self._release()
@@ -232,13 +232,3 @@ def _count(count: int, argument: str) -> int:
             f"{count!r}. Pass how many samples to explain."
         )
     return count
-
-
-def _in_epochs(every: object) -> Every:
-    schedule = check_every(every, "ExplanationHandler(every=...)")
-    if schedule.unit != "epochs":
-        raise ArgumentError(
-            "ExplanationHandler(every=...) must count epochs, after which there is a validation; "
-            f"received {schedule!r}. Write every(epochs=5)."
-        )
-    return schedule
